@@ -1,0 +1,121 @@
+"""The settings of the task: everything under ``multi_attempt`` in a config, typed and validated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from multi_attempt.prompts import PromptSet, load_prompt_set
+from multi_attempt.rewards import RewardRule
+
+
+# OmegaConf reads the annotations of the classes below on Python 3.10 too, where it does not know "int | None".
+@dataclass
+class GraderSettings:
+    """See :class:`multi_attempt.grading.Grader`."""
+
+    deadline: float = 2.0
+    workers: int = 1
+    memory_mb: int = 2048
+
+
+@dataclass
+class EpisodeSettings:
+    """What bounds an episode when something goes wrong.
+
+    Attributes:
+        timeout: seconds after which an episode is given up and recorded as an error.
+        abort_retries: how often an aborted generation is asked for again before the episode is recorded as aborted.
+        max_error_rate: a step with a greater share of failed episodes stops the run.
+    """
+
+    timeout: float = 1800.0
+    abort_retries: int = 3
+    max_error_rate: float = 0.1
+
+
+@dataclass
+class GuardSettings:
+    """When a run stops because rollout and training disagree.
+
+    Attributes:
+        min_correlation: least Pearson correlation between the probabilities that the rollout engine and the actor
+            give to the generated tokens (verl's ``training/rollout_actor_probs_pearson_corr``).
+        max_difference: a step in which no two probabilities differ by more than this passes whatever the correlation,
+            which means nothing once the policy is sure of all its tokens.
+    """
+
+    min_correlation: float = 0.95
+    max_difference: float = 1.0e-4
+
+
+@dataclass
+class TaskSettings:
+    """All settings of the task; the config files comment on each field.
+
+    Attributes:
+        min_attempts: least N drawn in training.
+        max_attempts: greatest N drawn in training, M in the paper.
+        seed: seed of the draw.
+        prompts: name of a built-in prompt set, or path of a YAML file.
+        repeat_question: whether feedback shows the question again.
+        max_tokens_per_attempt: tokens that one attempt may have; null for all that are left of the response.
+        reward: see :class:`multi_attempt.rewards.RewardRule`.
+    """
+
+    min_attempts: int = 1
+    max_attempts: int = 5
+    seed: int = 0
+    prompts: str = "paper"
+    repeat_question: bool = False
+    max_tokens_per_attempt: Optional[int] = None  # noqa: UP045
+    reward: RewardRule = field(default_factory=RewardRule)
+    grader: GraderSettings = field(default_factory=GraderSettings)
+    episode: EpisodeSettings = field(default_factory=EpisodeSettings)
+    guard: GuardSettings = field(default_factory=GuardSettings)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_attempts <= self.max_attempts:
+            raise ValueError(
+                f"multi_attempt.min_attempts = {self.min_attempts}, multi_attempt.max_attempts = {self.max_attempts}: "
+                "need 1 <= min_attempts <= max_attempts"
+            )
+        if self.max_tokens_per_attempt is not None and self.max_tokens_per_attempt < 1:
+            raise ValueError(
+                f"multi_attempt.max_tokens_per_attempt = {self.max_tokens_per_attempt} must be at least 1, or null"
+            )
+        for name, value in (("deadline", self.grader.deadline), ("workers", self.grader.workers)):
+            if value <= 0:
+                raise ValueError(f"multi_attempt.grader.{name} = {value} must be positive")
+        if self.episode.timeout <= 0 or self.episode.abort_retries < 0 or not 0 <= self.episode.max_error_rate <= 1:
+            raise ValueError(
+                f"multi_attempt.episode = {self.episode}: need timeout > 0, abort_retries >= 0, 0 <= max_error_rate <= 1"
+            )
+        if not -1 <= self.guard.min_correlation <= 1:
+            raise ValueError(f"multi_attempt.guard.min_correlation = {self.guard.min_correlation} must lie in [-1, 1]")
+        self.prompt_set  # noqa: B018 - an unknown or invalid prompt set shows here, not in the first episode
+
+    @property
+    def prompt_set(self) -> PromptSet:
+        """The prompt set that ``prompts`` names."""
+        return load_prompt_set(self.prompts)
+
+
+def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:
+    """The settings in the ``multi_attempt`` node of a config.
+
+    Raises:
+        ValueError: the node is missing, or a key is unknown, of the wrong type, or out of range; the message names it.
+    """
+    if node is None:
+        raise ValueError("the config has no key 'multi_attempt'; use --config-name multi_attempt, or inherit from it")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(TaskSettings), node)
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        key = f"multi_attempt.{error.full_key}" if error.full_key else "multi_attempt"
+        raise ValueError(f"{key}: {error.msg or error}") from error

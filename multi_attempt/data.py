@@ -1,0 +1,35 @@
+"""Rows in verl's dataset schema, and the parquet files that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def make_row(question: str, answer: str, *, data_source: str, index: int, split: str) -> dict[str, Any]:
+    """One question as verl's datasets hold it.
+
+    The prompt is the bare question: the episode words the first message, with the attempts that it allows.
+
+    Args:
+        question: the question's text.
+        answer: the gold answer, bare.
+        data_source: where the question is from; verl groups validation measures by it.
+        index: a number of its own in this split; the draw of N depends on it.
+        split: e.g. ``train``.
+    """
+    return {
+        "data_source": data_source,
+        "prompt": [{"role": "user", "content": question}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": answer},
+        "extra_info": {"index": index, "split": split},
+    }
+
+
+def write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows to a parquet file, replacing it."""
+    from datasets import Dataset  # seconds to import, and most of this package's users never write a file
+
+    Dataset.from_list(list(rows)).to_parquet(str(path))

@@ -1,0 +1,81 @@
+"""What is measured of episodes. One definition for training (a batch) and validation (one episode at a time)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from multi_attempt.episode import StopReason, Transcript
+
+PREFIX = "multi_attempt/"
+"""What the names of training metrics begin with."""
+
+
+def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
+    """The measures of one episode: always the same keys, None where a measure does not apply.
+
+    verl averages them over the episodes of a validation run, leaving out None.
+    """
+    attempts = transcript.attempts
+    valid = transcript.stop is not StopReason.ABORTED
+    retries = [float(attempt.correct) for attempt in attempts[1:]]
+    return {
+        "success": float(transcript.success) if valid else None,
+        "first_attempt_accuracy": float(attempts[0].correct) if valid and attempts else None,
+        "retry_success": _mean(retries),
+        "attempts_used/success": float(len(attempts)) if valid and transcript.success else None,
+        "attempts_used/failure": float(len(attempts)) if valid and not transcript.success else None,
+        "repeat_rate": _mean([float(attempt.repeated) for attempt in attempts[1:]]),
+        "format_rate": _mean([float(attempt.well_formed) for attempt in attempts]),
+        **{f"stop/{reason.value}": float(transcript.stop is reason) for reason in StopReason},
+        "tokens_per_attempt": _mean([float(attempt.span[1] - attempt.span[0]) for attempt in attempts]),
+        "cached_token_fraction": transcript.cached_tokens / transcript.prompt_tokens
+        if transcript.prompt_tokens
+        else None,
+        "grader_timeouts": float(sum(attempt.reason == "timeout" for attempt in attempts)),
+        "episode_errors": float(bool(transcript.error)),
+    }
+
+
+def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[str, float]:
+    """The measures of a training step's episodes: the same keys every step, NaN where a measure does not apply.
+
+    Rates per attempt (``retry_success``, ``repeat_rate``, ``format_rate``, ``tokens_per_attempt``) weigh attempts
+    equally, ``cached_token_fraction`` tokens; ``success_by_budget/k`` is the success of the episodes that were allowed
+    k attempts; ``grader_timeouts`` and ``episode_errors`` are counts.
+
+    Args:
+        transcripts: the episodes.
+        max_attempts: M, the greatest budget.
+    """
+    valid = [transcript for transcript in transcripts if transcript.stop is not StopReason.ABORTED]
+    attempts = [attempt for transcript in valid for attempt in transcript.attempts]
+    retries = [attempt for transcript in valid for attempt in transcript.attempts[1:]]
+    solved = [transcript for transcript in valid if transcript.success]
+    failed = [transcript for transcript in valid if not transcript.success]
+    prompt_tokens = sum(transcript.prompt_tokens for transcript in transcripts)
+    values: dict[str, float | None] = {
+        "success": _mean(transcript.success for transcript in valid),
+        "first_attempt_accuracy": _mean(transcript.attempts[0].correct for transcript in valid),
+        **{
+            f"success_by_budget/{budget}": _mean(t.success for t in valid if t.budget == budget)
+            for budget in range(1, max_attempts + 1)
+        },
+        "retry_success": _mean(attempt.correct for attempt in retries),
+        "attempts_used/success": _mean(len(transcript.attempts) for transcript in solved),
+        "attempts_used/failure": _mean(len(transcript.attempts) for transcript in failed),
+        "repeat_rate": _mean(attempt.repeated for attempt in retries),
+        "format_rate": _mean(attempt.well_formed for attempt in attempts),
+        **{f"stop/{reason.value}": _mean(t.stop is reason for t in transcripts) for reason in StopReason},
+        "tokens_per_attempt": _mean(attempt.span[1] - attempt.span[0] for attempt in attempts),
+        "cached_token_fraction": (
+            sum(transcript.cached_tokens for transcript in transcripts) / prompt_tokens if prompt_tokens else None
+        ),
+        "grader_timeouts": float(sum(attempt.reason == "timeout" for attempt in attempts)),
+        "episode_errors": float(sum(bool(transcript.error) for transcript in transcripts)),
+    }
+    return {PREFIX + name: float("nan") if value is None else value for name, value in values.items()}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    collected = [float(value) for value in values]
+    return sum(collected) / len(collected) if collected else None

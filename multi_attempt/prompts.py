@@ -1,0 +1,141 @@
+"""What the model is told: prompt sets, chosen by name or read from a user's YAML file.
+
+A prompt set holds the wording of a dialogue and the two rules that depend on it: where in an attempt the answer
+stands, and what a well-formed attempt looks like. The built-in sets are the YAML files in ``prompt_sets/``; a user's
+file has the same fields.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, TypedDict
+
+import yaml
+
+from multi_attempt.answers import EXTRACTORS
+
+
+class Message(TypedDict):
+    """One chat message, as chat templates take it."""
+
+    role: str
+    content: str
+
+
+_DIRECTORY = files("multi_attempt").joinpath("prompt_sets")
+BUILT_IN = tuple(sorted(Path(file.name).stem for file in _DIRECTORY.iterdir() if file.name.endswith(".yaml")))
+"""The names of the built-in prompt sets."""
+
+# What a template may refer to: the question, the attempts left in words ("2 attempts"), and as a number.
+_PLACEHOLDERS = {"question", "attempts", "n"}
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The wording of a dialogue.
+
+    Templates are :class:`string.Template` texts with ``$question``, ``$attempts`` ("1 attempt", "2 attempts") and
+    ``$n`` (the bare number); a literal dollar sign is ``$$``.
+
+    Attributes:
+        name: how the set is called in logs and reports.
+        system: the system message; empty for none.
+        user: the first user message.
+        feedback: what follows a wrong attempt.
+        feedback_with_question: the same, when the question is to be repeated.
+        feedback_role: the role that gives feedback, ``user`` or ``system``.
+        answer: where the answer stands, a key of :data:`multi_attempt.answers.EXTRACTORS`.
+        format: a regular expression that a well-formed attempt matches as a whole (``.`` matches newlines), beside
+            holding an answer; empty when an answer is all that is asked for.
+    """
+
+    name: str
+    system: str
+    user: str
+    feedback: str
+    feedback_with_question: str
+    feedback_role: str = "user"
+    answer: str = "boxed"
+    format: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("system", "user", "feedback", "feedback_with_question"):
+            template = Template(getattr(self, name))
+            if not template.is_valid() or not set(template.get_identifiers()) <= _PLACEHOLDERS:
+                raise ValueError(
+                    f"prompt set {self.name!r}: {name} = {template.template!r} is not a valid template; "
+                    f"use only ${', $'.join(sorted(_PLACEHOLDERS))}, and $$ for a dollar sign"
+                )
+        if "question" not in Template(self.user).get_identifiers():
+            raise ValueError(f"prompt set {self.name!r}: user = {self.user!r} never shows the question; add $question")
+        if self.feedback_role not in ("user", "system"):
+            raise ValueError(
+                f"prompt set {self.name!r}: feedback_role = {self.feedback_role!r}; use 'user' or 'system'"
+            )
+        if self.answer not in EXTRACTORS:
+            raise ValueError(f"prompt set {self.name!r}: answer = {self.answer!r}; use one of {sorted(EXTRACTORS)}")
+        try:
+            re.compile(self.format)
+        except re.error as error:
+            raise ValueError(
+                f"prompt set {self.name!r}: format = {self.format!r} is no regular expression: {error}"
+            ) from error
+
+    def opening(self, question: str, attempts: int) -> list[Message]:
+        """The messages before the first attempt, for a question that allows ``attempts`` attempts."""
+        values = _values(question, attempts)
+        messages = [Message(role="system", content=Template(self.system).substitute(values))] if self.system else []
+        return [*messages, Message(role="user", content=Template(self.user).substitute(values))]
+
+    def after_wrong(self, question: str, attempts_left: int, repeat_question: bool = False) -> Message:
+        """The feedback on a wrong attempt, when ``attempts_left`` (at least 1) remain."""
+        template = self.feedback_with_question if repeat_question else self.feedback
+        return Message(role=self.feedback_role, content=Template(template).substitute(_values(question, attempts_left)))
+
+    def extract(self, attempt: str) -> str | None:
+        """The answer in the text of one attempt, or None."""
+        return EXTRACTORS[self.answer](attempt)
+
+    def is_well_formed(self, attempt: str) -> bool:
+        """Whether an attempt holds an answer and has the shape that the prompt asks for."""
+        if self.extract(attempt) is None:
+            return False
+        return not self.format or re.fullmatch(self.format, attempt.strip(), re.DOTALL) is not None
+
+
+def _values(question: str, attempts: int) -> dict[str, str]:
+    return {"question": question, "attempts": f"{attempts} attempt{'' if attempts == 1 else 's'}", "n": str(attempts)}
+
+
+@lru_cache(maxsize=None)
+def load_prompt_set(name: str) -> PromptSet:
+    """A built-in prompt set by name, or a user's by the path of its YAML file.
+
+    Raises:
+        ValueError: no such set, or a file with missing, unknown or invalid fields.
+    """
+    if name in BUILT_IN:
+        return _parse(name, _DIRECTORY.joinpath(f"{name}.yaml").read_text("utf-8"))
+    path = Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        raise ValueError(f"prompts = {name!r} is neither a built-in prompt set ({', '.join(BUILT_IN)}) nor a YAML file")
+    return _parse(path.stem, path.read_text("utf-8"))
+
+
+def _parse(name: str, text: str) -> PromptSet:
+    content: Any = yaml.safe_load(text)
+    known = {field.name for field in fields(PromptSet)} - {"name"}
+    if not isinstance(content, dict) or not set(content) <= known:
+        unknown = sorted(set(content) - known) if isinstance(content, dict) else content
+        raise ValueError(f"prompt set {name!r}: unknown {unknown!r}; the fields are {sorted(known)}")
+    if not all(isinstance(value, str) for value in content.values()):
+        raise ValueError(f"prompt set {name!r}: every field is a text, got {content!r}")
+    try:
+        return PromptSet(name=name, **content)
+    except TypeError as error:
+        raise ValueError(f"prompt set {name!r}: {error}") from error

@@ -1,0 +1,48 @@
+"""What an episode is worth (Chung, Du and Fu 2025, section 3: +1, -0.5, -1, no discount for attempts used)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multi_attempt.episode import StopReason, Transcript
+
+
+@dataclass
+class RewardRule:
+    """The reward of an episode.
+
+    Attributes:
+        correct: reward when any attempt is correct.
+        well_formed: reward when none is, but the format is right.
+        otherwise: reward when the format is wrong too.
+        attempt_discount: factor on ``correct`` for each attempt before the correct one; 1 is the paper's. It does not
+            touch the other two: a discounted penalty would pay for wasting attempts.
+        format_attempts: whose format counts when no attempt is correct: ``last``, the paper's, or ``any``.
+    """
+
+    correct: float = 1.0
+    well_formed: float = -0.5
+    otherwise: float = -1.0
+    attempt_discount: float = 1.0
+    format_attempts: str = "last"
+
+    def __post_init__(self) -> None:
+        if not self.correct >= self.well_formed >= self.otherwise:
+            raise ValueError(
+                f"reward: correct = {self.correct}, well_formed = {self.well_formed}, otherwise = {self.otherwise} "
+                "must not increase in this order"
+            )
+        if not 0 < self.attempt_discount <= 1:
+            raise ValueError(f"reward.attempt_discount = {self.attempt_discount} must lie in (0, 1]")
+        if self.format_attempts not in ("last", "any"):
+            raise ValueError(f"reward.format_attempts = {self.format_attempts!r}; use 'last' or 'any'")
+
+    def __call__(self, transcript: Transcript) -> float:
+        """The reward of an episode; 0 for one that was aborted, whose outcome nobody knows."""
+        if transcript.stop is StopReason.ABORTED:
+            return 0.0
+        for number, attempt in enumerate(transcript.attempts):
+            if attempt.correct:
+                return self.correct * self.attempt_discount**number
+        counted = transcript.attempts[-1:] if self.format_attempts == "last" else transcript.attempts
+        return self.well_formed if any(attempt.well_formed for attempt in counted) else self.otherwise

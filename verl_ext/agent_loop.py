@@ -1,0 +1,281 @@
+"""The rollout: one multi-attempt episode as a verl agent loop.
+
+Token in, token out. The engine's token ids go into the response as they are; feedback is tokenised by itself and
+appended (verl's continuous tokens), and only a copy of each attempt is decoded, to be graded. Generated tokens have
+response mask 1, everything else 0.
+
+An episode that cannot be finished (an exception, a time-out, an aborted generation) is data, not a crash: it is logged
+with its row, recorded in its transcript, counted in the metrics, and carries neither reward nor gradient.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from omegaconf import DictConfig
+from transformers import PreTrainedTokenizerBase
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
+from verl.utils import normalize_token_ids
+from verl.utils.profiler import simple_timer
+from verl.workers.rollout.replica import TokenOutput
+
+from multi_attempt.budget import draw_attempts
+from multi_attempt.config import TaskSettings, load_settings
+from multi_attempt.episode import Episode, StopReason
+from multi_attempt.grading import Grader
+from multi_attempt.prompts import Message
+from verl_ext.plugin import NAME
+
+TRANSCRIPT_KEY = "multi_attempt"
+"""Where the episode's transcript stands in ``AgentLoopOutput.extra_fields``."""
+
+_logger = logging.getLogger(__name__)
+
+
+class EpisodeAborted(Exception):
+    """The engine aborted a generation more often than ``multi_attempt.episode.abort_retries`` allows."""
+
+
+@dataclass
+class TokenStream:
+    """The tokens of an episode.
+
+    Attributes:
+        ids: prompt and response, shape [prompt_length + response_length].
+        prompt_length: how many of them are the prompt.
+        mask: response mask, shape [response_length]: 1 for generated tokens, 0 for feedback.
+        log_probs: the engine's log-probabilities, shape [response_length], 0 for feedback; None if it gives none.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    prompt_length: int = 0
+    mask: list[int] = field(default_factory=list)
+    log_probs: list[float] | None = None
+
+    def extend(self, ids: list[int], mask: list[int], log_probs: list[float] | None) -> None:
+        """Take over a merged stream, after checking that it only appends.
+
+        Raises:
+            RuntimeError: earlier tokens or their mask changed, or the three are not of one length. Training on such an
+                episode would credit tokens that the model did not generate.
+        """
+        if ids[: len(self.ids)] != self.ids or mask[: len(self.mask)] != self.mask:
+            raise RuntimeError("a merge changed earlier tokens: the response no longer is what the engine generated")
+        lengths = {len(ids) - self.prompt_length, len(mask), len(mask) if log_probs is None else len(log_probs)}
+        if len(lengths) != 1:
+            raise RuntimeError(f"response ids, mask and log-probs differ in length: {sorted(lengths)}")
+        self.ids, self.mask, self.log_probs = ids, mask, log_probs
+
+
+@dataclass
+class _Rollout:
+    """An episode under way: the task's side, the token side, and what verl wants to know of it."""
+
+    episode: Episode
+    tokens: TokenStream
+    metrics: dict[str, Any]
+    extra_fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all episodes of a process share; verl builds an agent loop object for each episode."""
+
+    config: DictConfig
+    settings: TaskSettings
+    grader: Grader
+    end_ids: frozenset[int]
+
+
+@register(NAME)
+class MultiAttemptAgentLoop(AgentLoopBase):
+    """One episode: generate, grade, give feedback, until the answer is right or the attempts are used up."""
+
+    _shared: ClassVar[_Shared | None] = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        cls = type(self)
+        if cls._shared is None or cls._shared.config is not self.config:
+            settings = load_settings(self.config.get(NAME))
+            grader = Grader(settings.grader.deadline, settings.grader.workers, settings.grader.memory_mb)
+            grader.warm_up()
+            end_ids = end_of_turn_ids(self.tokenizer, self.apply_chat_template_kwargs)
+            cls._shared = _Shared(self.config, settings, grader, end_ids)
+        self._settings, self._grader, self._end_ids = cls._shared.settings, cls._shared.grader, cls._shared.end_ids
+        self._response_length: int = self.rollout_config.response_length
+
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+        """Run the episode of one dataset row.
+
+        Args:
+            sampling_params: as verl prepares them.
+            **kwargs: the row (``raw_prompt``: its last message is the question; ``reward_model.ground_truth``;
+                ``extra_info.index``; ``extra_info.attempts`` for a fixed number of attempts) and ``global_steps``.
+
+        Returns:
+            The episode, ending on a generated token; one that failed has a single masked token as its response.
+        """
+        row, step = kwargs["index"], int(kwargs["global_steps"])
+        rollout = _Rollout(
+            episode=Episode(
+                question=str(kwargs["raw_prompt"][-1]["content"]),
+                attempts=self._attempts(kwargs["extra_info"], row, step),
+                prompts=self._settings.prompt_set,
+                repeat_question=self._settings.repeat_question,
+            ),
+            tokens=TokenStream(),
+            metrics={"generate_sequences": 0.0, "tool_calls": 0.0},
+            extra_fields={"min_global_steps": step, "max_global_steps": step},
+        )
+        gold = str(kwargs["reward_model"]["ground_truth"])
+        try:
+            await asyncio.wait_for(self._play(rollout, gold, sampling_params), self._settings.episode.timeout)
+        except EpisodeAborted as error:
+            _logger.warning("Episode of row %s at step %s was aborted: %s", row, step, error)
+            rollout.episode.finish(StopReason.ABORTED)
+        except Exception as error:
+            _logger.exception("Episode of row %s at step %s failed; the step goes on without it.", row, step)
+            rollout.episode.finish(StopReason.ABORTED, error=f"{type(error).__name__}: {error}")
+        return self._output(rollout)
+
+    def _attempts(self, extra_info: dict[str, Any], row: int, step: int) -> int:
+        """N: fixed by the row, or drawn for this row and step."""
+        if extra_info.get("attempts") is not None:
+            return int(extra_info["attempts"])
+        settings = self._settings
+        return draw_attempts(settings.min_attempts, settings.max_attempts, seed=settings.seed, step=step, row=int(row))
+
+    async def _play(self, rollout: _Rollout, gold: str, sampling_params: dict[str, Any]) -> None:
+        """Play the episode to its end."""
+        episode, tokens = rollout.episode, rollout.tokens
+        tokens.ids = list(await self.ct_build_initial_tokens(episode.messages))
+        tokens.prompt_length = len(tokens.ids)
+        # One id for the whole episode: it pins the episode to one replica, whose prefix cache holds all of it.
+        request_id = uuid4().hex
+        while not episode.done:
+            span, response_ids = await self._generate_attempt(rollout, request_id, sampling_params)
+            text = self.tokenizer.decode(response_ids, skip_special_tokens=True)
+            with simple_timer("tool_calls", rollout.metrics):
+                verdict = await self._grader.grade_async(episode.extract(text), gold)
+            before = episode.messages
+            truncated = not response_ids or response_ids[-1] not in self._end_ids
+            if episode.record(text, verdict, span=span, truncated=truncated) is not None:
+                await self._append_feedback(rollout, before)
+
+    async def _generate_attempt(
+        self, rollout: _Rollout, request_id: str, sampling_params: dict[str, Any]
+    ) -> tuple[tuple[int, int], list[int]]:
+        """Generate one attempt and append it to the stream; its span in the response, and its token ids."""
+        tokens = rollout.tokens
+        room = self._response_length - len(tokens.mask)
+        limit = min(room, self._settings.max_tokens_per_attempt or room)
+        with simple_timer("generate_sequences", rollout.metrics):
+            output = await self._generate(request_id, tokens.ids, {**sampling_params, "max_tokens": limit})
+        _note_engine_facts(output, rollout)
+        start, response_ids = len(tokens.mask), list(output.token_ids)
+        log_probs = [] if tokens.log_probs is None and output.log_probs is not None else tokens.log_probs
+        merged, mask, log_probs = await self.ct_merge_assistant_token(
+            tokens.ids, response_ids, tokens.mask, log_probs, assistant_logprobs=output.log_probs
+        )
+        tokens.extend(merged.token_ids, mask, log_probs)
+        return (start, len(tokens.mask)), response_ids
+
+    async def _generate(self, request_id: str, ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
+        """Ask the engine; again when it aborted the generation (as for a weight update)."""
+        sampling_params = {**sampling_params, "stop_token_ids": sorted(self._end_ids)}
+        for _ in range(self._settings.episode.abort_retries + 1):
+            output = await self.server_manager.generate(
+                request_id=request_id, prompt_ids=ids, sampling_params=dict(sampling_params)
+            )
+            if output.stop_reason not in ("aborted", "abort"):
+                return output
+        raise EpisodeAborted(f"generation was aborted {self._settings.episode.abort_retries + 1} times")
+
+    async def _append_feedback(self, rollout: _Rollout, before: list[Message]) -> None:
+        """Append the feedback's tokens, or end the episode if they leave no room for another attempt.
+
+        The episode then ends on the generated tokens before the feedback: verl puts the reward on the last token, and
+        a reward on a feedback token is lost to the critic.
+        """
+        episode, tokens = rollout.episode, rollout.tokens
+        answered = episode.messages[: len(before) + 1]
+        merged, mask, log_probs = await self.ct_merge_context_msg(
+            answered, episode.messages, tokens.ids, tokens.mask, tokens.log_probs
+        )
+        if len(mask) >= self._response_length:
+            episode.finish(StopReason.TRUNCATED)
+        else:
+            tokens.extend(merged.token_ids, mask, log_probs)
+
+    def _output(self, rollout: _Rollout) -> AgentLoopOutput:
+        """The finished episode in verl's form; a failed one as a single masked token."""
+        tokens, transcript = rollout.tokens, rollout.episode.transcript
+        if transcript.stop is StopReason.ABORTED:
+            filler = self.tokenizer.eos_token_id
+            tokens = TokenStream(
+                ids=[*(tokens.ids[: tokens.prompt_length] or [filler]), filler],
+                prompt_length=max(tokens.prompt_length, 1),
+                mask=[0],
+                log_probs=[0.0] if self.rollout_config.calculate_log_probs else None,
+            )
+        elif tokens.mask[-1] != 1:
+            raise RuntimeError("the episode does not end on a generated token; its reward would be lost to the critic")
+        return AgentLoopOutput(
+            prompt_ids=tokens.ids[: tokens.prompt_length],
+            response_ids=tokens.ids[tokens.prompt_length :],
+            response_mask=tokens.mask,
+            response_logprobs=tokens.log_probs,
+            num_turns=sum(message["role"] != "system" for message in rollout.episode.messages),
+            metrics=AgentLoopMetrics(**rollout.metrics),
+            extra_fields={
+                **rollout.extra_fields,
+                "turn_scores": [],  # as verl's own multi-turn loop has them
+                "tool_rewards": [],
+                TRANSCRIPT_KEY: transcript.to_dict(),
+            },
+        )
+
+
+def _note_engine_facts(output: TokenOutput, rollout: _Rollout) -> None:
+    """Keep what the engine says of itself: weight versions, preemptions, prefix cache."""
+    facts, later_attempt = output.extra_fields, bool(rollout.tokens.mask)
+    if facts.get("max_global_steps") is not None:
+        if not later_attempt:
+            rollout.extra_fields["min_global_steps"] = facts.get("min_global_steps", facts["max_global_steps"])
+        rollout.extra_fields["max_global_steps"] = facts["max_global_steps"]
+    if output.num_preempted is not None:
+        rollout.metrics["num_preempted"] = rollout.metrics.get("num_preempted", 0) + output.num_preempted
+    if later_attempt and facts.get("num_cached_tokens") is not None:
+        rollout.episode.transcript.prompt_tokens += len(rollout.tokens.ids)
+        rollout.episode.transcript.cached_tokens += facts["num_cached_tokens"]
+
+
+def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any]) -> frozenset[int]:
+    """The tokens that end an assistant's turn: the tokenizer's end-of-sequence token, and the chat template's.
+
+    They differ for base models such as Qwen2.5-Math-1.5B, whose end-of-sequence token is ``<|endoftext|>`` while its
+    template closes a turn with ``<|im_end|>``; stopping at the first alone, the model would go on to write the user's
+    next message itself.
+    """
+    first, second = (
+        normalize_token_ids(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": "x"}, {"role": "assistant", "content": content}],
+                tokenize=True,
+                **template_kwargs,
+            )
+        )
+        for content in ("a", "b")
+    )
+    # Only the content differs, so what both end on begins with the token that closes the turn.
+    shared = list(takewhile(lambda pair: pair[0] == pair[1], zip(reversed(first), reversed(second), strict=False)))
+    closing = {shared[-1][0]} if shared else set()
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return frozenset(({tokenizer.eos_token_id} - {None}) | (closing & special))

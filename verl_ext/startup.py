@@ -1,0 +1,141 @@
+"""Checks before anything starts: what would fail late, hang, or train something else in silence.
+
+Runs as a Hydra callback in the driver, when the config is composed and before Ray starts. Each error names the field,
+its value and the remedy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from multi_attempt.config import TaskSettings, load_settings
+from verl_ext.plugin import NAME
+
+_logger = logging.getLogger(__name__)
+
+# Without saved checkpoints a run longer than this is worth a warning.
+_LONG_RUN_STEPS = 100
+
+
+class StartupError(ValueError):
+    """A run that must not start; the message holds one line for each reason."""
+
+
+class StartupCheck(Callback):
+    """The Hydra callback that the configs name under ``hydra.callbacks``."""
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Select the platform and check the run; exits with the errors, if there are any."""
+        if config.trainer.device == "cpu":
+            from verl_ext.cpu import platform
+
+            platform.select()
+            os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+        try:
+            check(config)
+        except StartupError as error:
+            # Hydra turns an exception of a callback into a warning and goes on; SystemExit it lets through.
+            sys.exit(f"The run cannot start:\n{error}")
+
+
+def check(config: DictConfig) -> None:
+    """Check a composed config, its data and this machine.
+
+    Raises:
+        StartupError: with all errors found.
+    """
+    try:
+        settings = load_settings(config.get(NAME))
+    except ValueError as error:
+        raise StartupError(f"- {error}") from error
+    checks: list[Callable[[DictConfig, TaskSettings], Iterator[str]]] = [
+        _plugin,
+        _guard,
+        _resources,
+    ]
+    errors = [error for run_check in checks for error in run_check(config, settings)]
+    if not errors:  # the slow ones last, and only for a run that is sound so far
+        from verl_ext.dataset_check import dataset_errors
+
+        errors = list(dataset_errors(config, settings))
+    if errors:
+        raise StartupError("\n".join(f"- {error}" for error in errors))
+    _warn_of_no_checkpoints(config)
+
+
+def _plugin(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
+    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+    from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+    if any(NAME not in registry for registry in (_agent_loop_registry, REWARD_MANAGER, TRAINER_REGISTRY)):
+        policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS")
+        yield (
+            f"the verl plugin {NAME!r} is not loaded (VERL_USE_EXTERNAL_PLUGINS = {policy!r}); unset the variable, or "
+            "look above for the error of its registration"
+        )
+    for field in (
+        "actor_rollout_ref.rollout.agent.default_agent_loop",
+        "reward.reward_manager.name",
+        "trainer.v1.trainer_mode",
+    ):
+        value = OmegaConf.select(config, field)
+        if value != NAME:
+            yield f"{field} = {value!r} would not run multi-attempt episodes; set it to {NAME}"
+    if not config.trainer.use_v1:
+        yield "trainer.use_v1 = False: the plugin works with verl's V1 trainer; set it to True"
+
+
+def _guard(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
+    if not config.actor_rollout_ref.rollout.calculate_log_probs:
+        yield (
+            "actor_rollout_ref.rollout.calculate_log_probs = False: multi_attempt.guard compares the rollout's "
+            "log-probs with the actor's; set it to True"
+        )
+    if OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode"):
+        yield (
+            "algorithm.rollout_correction.bypass_mode = True: verl then takes the rollout's log-probs for the actor's, "
+            "and multi_attempt.guard has nothing to compare; set it to False"
+        )
+
+
+def _warn_of_no_checkpoints(config: DictConfig) -> None:
+    trainer = config.trainer
+    if trainer.save_freq <= 0 and (trainer.total_training_steps or _LONG_RUN_STEPS + 1) > _LONG_RUN_STEPS:
+        _logger.warning(
+            "trainer.save_freq = %s: this run saves no checkpoint, and an interruption loses all of it; set it to the "
+            "number of steps between checkpoints",
+            trainer.save_freq,
+        )
+
+
+def _resources(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
+    ray_init = config.ray_kwargs.ray_init
+    if os.environ.get("RAY_ADDRESS") or ray_init.get("address"):
+        return  # a running cluster has its own resources
+    cpus = ray_init.get("num_cpus") or os.cpu_count() or 1
+    storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
+    slots = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    # Each of these actors takes one of Ray's CPUs: storage units, TransferQueue's controller, the task runner, the
+    # agent loop and reward workers, and what colocates with a training slot.
+    others = 2 + config.actor_rollout_ref.rollout.agent.num_workers + config.reward.num_workers
+    if storage + slots + others > cpus:
+        yield (
+            f"transfer_queue.backend.SimpleStorage.num_data_storage_units = {storage}, trainer.n_gpus_per_node * nnodes "
+            f"= {slots} and {others} other actors need more than Ray's {cpus} CPUs, and the run would wait for them for "
+            "ever; lower the first to 1, or raise ray_kwargs.ray_init.num_cpus (actors that wait need no core of "
+            "their own)"
+        )
+    gpus = ray_init.get("num_gpus")
+    if gpus is not None and slots > gpus:
+        yield (
+            f"trainer.n_gpus_per_node * trainer.nnodes = {slots} training processes do not fit "
+            f"ray_kwargs.ray_init.num_gpus = {gpus} slots; make them equal"
+        )
