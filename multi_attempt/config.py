@@ -93,7 +93,8 @@ class TaskSettings:
                 raise ValueError(f"multi_attempt.grader.{name} = {value} must be positive")
         if self.episode.timeout <= 0 or self.episode.abort_retries < 0 or not 0 <= self.episode.max_error_rate <= 1:
             raise ValueError(
-                f"multi_attempt.episode = {self.episode}: need timeout > 0, abort_retries >= 0, 0 <= max_error_rate <= 1"
+                f"multi_attempt.episode = {self.episode}: need timeout > 0, abort_retries >= 0 and max_error_rate "
+                "in [0, 1]"
             )
         if not -1 <= self.guard.min_correlation <= 1:
             raise ValueError(f"multi_attempt.guard.min_correlation = {self.guard.min_correlation} must lie in [-1, 1]")

@@ -158,13 +158,15 @@ class Episode:
                 reason=verdict.reason,
             )
         )
-        self.messages = [*self.messages, Message(role="assistant", content=response)]
+        self.messages = [*self.messages, {"role": "assistant", "content": response}]
         if truncated:
-            return self.finish(StopReason.TRUNCATED)
-        if verdict.correct:
-            return self.finish(StopReason.CORRECT)
-        if self.attempts_left == 0:
-            return self.finish(StopReason.EXHAUSTED)
+            self.finish(StopReason.TRUNCATED)
+        elif verdict.correct:
+            self.finish(StopReason.CORRECT)
+        elif self.attempts_left == 0:
+            self.finish(StopReason.EXHAUSTED)
+        if self.done:
+            return None
         feedback = self.prompts.after_wrong(self.question, self.attempts_left, self.repeat_question)
         self.messages = [*self.messages, feedback]
         return feedback

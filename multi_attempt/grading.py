@@ -55,7 +55,7 @@ _FRACTION = re.compile(r"\\[dt]frac\b")
 
 
 def normalize(answer: str) -> str:
-    r"""An answer without what never changes its meaning: spaces, ``$``, ``\left``, ``\right``, ``\dfrac``, a last dot."""
+    r"""An answer without what never changes its meaning: spaces, ``$``, ``\left``, ``\right``, a last dot."""
     return _FRACTION.sub(r"\\frac", _REMOVED.sub("", answer)).removesuffix(".")
 
 

@@ -43,7 +43,7 @@ def main() -> None:
             reason = "memory"
         except RecursionError:
             reason = "depth"
-        except Exception as error:  # noqa: BLE001 - whatever a library makes of model output, the verdict is "wrong"
+        except Exception as error:  # whatever a library makes of model output, the verdict is "wrong"
             reason = type(error).__name__
         replies.write(json.dumps({"correct": correct, "reason": reason}) + "\n")
 

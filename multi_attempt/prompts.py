@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any, TypedDict
+from typing import Any
 
 import yaml
 
 from multi_attempt.answers import EXTRACTORS
 
-
-class Message(TypedDict):
-    """One chat message, as chat templates take it."""
-
-    role: str
-    content: str
+Message = dict[str, str]
+"""One chat message, as chat templates take it: ``role`` and ``content``."""
 
 
 _DIRECTORY = files("multi_attempt").joinpath("prompt_sets")
@@ -89,13 +85,13 @@ class PromptSet:
     def opening(self, question: str, attempts: int) -> list[Message]:
         """The messages before the first attempt, for a question that allows ``attempts`` attempts."""
         values = _values(question, attempts)
-        messages = [Message(role="system", content=Template(self.system).substitute(values))] if self.system else []
-        return [*messages, Message(role="user", content=Template(self.user).substitute(values))]
+        messages = [_message("system", self.system, values)] if self.system else []
+        return [*messages, _message("user", self.user, values)]
 
     def after_wrong(self, question: str, attempts_left: int, repeat_question: bool = False) -> Message:
         """The feedback on a wrong attempt, when ``attempts_left`` (at least 1) remain."""
         template = self.feedback_with_question if repeat_question else self.feedback
-        return Message(role=self.feedback_role, content=Template(template).substitute(_values(question, attempts_left)))
+        return _message(self.feedback_role, template, _values(question, attempts_left))
 
     def extract(self, attempt: str) -> str | None:
         """The answer in the text of one attempt, or None."""
@@ -108,11 +104,15 @@ class PromptSet:
         return not self.format or re.fullmatch(self.format, attempt.strip(), re.DOTALL) is not None
 
 
+def _message(role: str, template: str, values: dict[str, str]) -> Message:
+    return {"role": role, "content": Template(template).substitute(values)}
+
+
 def _values(question: str, attempts: int) -> dict[str, str]:
     return {"question": question, "attempts": f"{attempts} attempt{'' if attempts == 1 else 's'}", "n": str(attempts)}
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_prompt_set(name: str) -> PromptSet:
     """A built-in prompt set by name, or a user's by the path of its YAML file.
 

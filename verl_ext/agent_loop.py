@@ -97,6 +97,7 @@ class _Shared:
 class MultiAttemptAgentLoop(AgentLoopBase):
     """One episode: generate, grade, give feedback, until the answer is right or the attempts are used up."""
 
+    tokenizer: Any  # verl declares AutoTokenizer, which is a factory
     _shared: ClassVar[_Shared | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -50,8 +50,8 @@ def _tokenizer(config: DictConfig) -> tuple[PreTrainedTokenizerBase | None, str]
         return None, f"actor_rollout_ref.model.path = {path}: no tokenizer could be loaded from there: {error}"
     if model.get("custom_chat_template") is None and tokenizer.chat_template is None:
         return None, (
-            f"actor_rollout_ref.model.path = {path}: its tokenizer has no chat template, so there is no dialogue; use a "
-            "model that has one, or set actor_rollout_ref.model.custom_chat_template"
+            f"actor_rollout_ref.model.path = {path}: its tokenizer has no chat template, so there is no dialogue; use "
+            "a model that has one, or set actor_rollout_ref.model.custom_chat_template"
         )
     if model.get("custom_chat_template") is not None:
         tokenizer.chat_template = model.custom_chat_template
@@ -81,18 +81,18 @@ def _row_errors(
     for number, row in enumerate(rows):
         prompt = row.get(config.data.prompt_key)
         if not prompt or not str(prompt[-1].get("content") or "").strip():
-            yield f"row {number}: {config.data.prompt_key} = {prompt!r} holds no question; its last message is the question"
+            yield f"row {number}: {config.data.prompt_key} = {prompt!r} holds no question: its last message must be one"
             continue
         gold = (row.get("reward_model") or {}).get("ground_truth")
         if not isinstance(gold, str) or boxed(f"\\boxed{{{gold}}}") != gold.strip():
             yield (
-                f"row {number}: reward_model.ground_truth = {gold!r} is no answer that could stand in a box; correct or "
-                "remove the row"
+                f"row {number}: reward_model.ground_truth = {gold!r} is no answer that could stand in a box; correct "
+                "or remove the row"
             )
         extra_info = row.get("extra_info") or {}
         index, attempts = extra_info.get("index"), extra_info.get("attempts")
         if not isinstance(index, int):
-            yield f"row {number}: extra_info.index = {index!r}; give each row a number, from which its attempts are drawn"
+            yield f"row {number}: extra_info.index = {index!r}; number the rows: their attempts are drawn from it"
         elif not validation and index in indices:
             yield f"row {number}: extra_info.index = {index} is row {indices[index]}'s too; number the rows"
         else:
@@ -122,8 +122,8 @@ def _prompt_length_error(
     )
     if length > limit:
         yield (
-            f"row {number}: the prompt has {length} tokens, more than data.max_prompt_length = {limit}, and verl would cut "
-            f"its beginning off; raise the limit or remove the row"
+            f"row {number}: the prompt has {length} tokens, more than data.max_prompt_length = {limit}, and verl would "
+            "cut its beginning off; raise the limit or remove the row"
         )
 
 
@@ -136,8 +136,8 @@ def _step_errors(rows: int, config: DictConfig) -> Iterator[str]:
     if trainer.total_training_steps is not None and trainer.total_training_steps > available:
         yield (
             f"trainer.total_training_steps = {trainer.total_training_steps}, but trainer.total_epochs = "
-            f"{trainer.total_epochs} passes over {rows} rows make {available} steps, and verl ends at the earlier without "
-            "its last checkpoint; raise total_epochs"
+            f"{trainer.total_epochs} passes over {rows} rows make {available} steps, and verl ends at the earlier, "
+            "without a last checkpoint; raise total_epochs"
         )
 
 
@@ -163,7 +163,7 @@ def _budget_errors(config: DictConfig, settings: TaskSettings, tokenizer: PreTra
     if needed > config.data.max_response_length:
         yield (
             f"data.max_response_length = {config.data.max_response_length} cannot hold multi_attempt.max_attempts = "
-            f"{attempts} attempts of multi_attempt.max_tokens_per_attempt = {settings.max_tokens_per_attempt} tokens with "
-            f"{between} tokens of feedback between them, so the last attempt may not fit; raise it to at least {needed}, or "
-            "lower one of the others"
+            f"{attempts} attempts of multi_attempt.max_tokens_per_attempt = {settings.max_tokens_per_attempt} tokens "
+            f"with {between} tokens of feedback between them, so the last attempt may not fit; raise it to at least "
+            f"{needed}, or lower one of the others"
         )

@@ -128,10 +128,10 @@ def _resources(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
     others = 2 + config.actor_rollout_ref.rollout.agent.num_workers + config.reward.num_workers
     if storage + slots + others > cpus:
         yield (
-            f"transfer_queue.backend.SimpleStorage.num_data_storage_units = {storage}, trainer.n_gpus_per_node * nnodes "
-            f"= {slots} and {others} other actors need more than Ray's {cpus} CPUs, and the run would wait for them for "
-            "ever; lower the first to 1, or raise ray_kwargs.ray_init.num_cpus (actors that wait need no core of "
-            "their own)"
+            f"transfer_queue.backend.SimpleStorage.num_data_storage_units = {storage}, trainer.n_gpus_per_node * "
+            f"trainer.nnodes = {slots} and {others} other actors need more than Ray's {cpus} CPUs, and the run would "
+            "wait for them for ever; lower the first to 1, or raise ray_kwargs.ray_init.num_cpus (actors that wait "
+            "need no core of their own)"
         )
     gpus = ray_init.get("num_gpus")
     if gpus is not None and slots > gpus:

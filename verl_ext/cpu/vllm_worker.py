@@ -10,7 +10,9 @@ from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 
 class CPUWorkerExtension(vLLMColocateWorkerExtension):
-    """Takes the trainer's weights and hands them to vLLM's own reload."""
+    """Takes the trainer's weights and hands them to vLLM's own reload. vLLM mixes it into its worker class."""
+
+    model_runner: Any
 
     def update_weights_from_ipc(
         self, peft_config: dict[str, Any] | None = None, base_sync_done: bool = False, use_shm: bool = False
@@ -40,7 +42,7 @@ def pack_output_head(model: torch.nn.Module) -> None:
 
     vLLM's reload processes each layer whose weights it loaded. A head that is tied to the embedding has no weights of
     its own in the checkpoint, is therefore passed over, and keeps the packed copy of its random start-up weights: every
-    rollout would be noise, without an error (``vllm/model_executor/model_loader/reload/layerwise.py``, line 303).
+    rollout would be noise, without an error (``vllm/model_executor/model_loader/reload/layerwise.py``, line 257).
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 

@@ -1,0 +1,31 @@
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint clean
+
+python := .venv/bin/python
+export PYTHON TORCH_INDEX
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@echo
+	@echo "PYTHON=...        a Python 3.11 (default python3.11)"
+	@echo "TORCH_INDEX=...   PyTorch's CPU wheel index, where pip does not find torch's CPU wheel by itself"
+	@echo "SEED=...          seed of the quickstart (default 0)"
+
+quickstart: .venv/complete  ## train a tiny model with multi-attempt PPO and report on it, in outputs/quickstart
+	$(python) launch/quickstart.py --seed $(or $(SEED),0)
+
+test: lint  ## all that a change must pass: lint, types and tests
+	$(python) -m pytest $(PYTEST)
+
+lint: .venv/complete  ## style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:  ## remove the environment and what runs wrote
+	rm -rf .venv outputs build dist *.egg-info
+
+# The environment is made once, and again when what it is made from changes.
+.venv/complete: requirements/cpu.lock requirements/install.sh pyproject.toml
+	requirements/install.sh
+	@touch $@

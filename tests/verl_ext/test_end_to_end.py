@@ -1,0 +1,198 @@
+"""Two real runs of ``main_ppo`` on CPU: Ray, FSDP, PPO with a critic, and vLLM with weights synced every step."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from multi_attempt.budget import draw_attempts
+from multi_attempt.toy.build import ToyData, write_model, write_questions
+from multi_attempt.toy.settings import ToySettings
+
+pytestmark = pytest.mark.engine
+
+_DEADLINE_SECONDS = 900
+_SEED = 7
+_CORRELATION = "training/rollout_actor_probs_pearson_corr"
+
+_METRICS = {
+    "success",
+    "first_attempt_accuracy",
+    *(f"success_by_budget/{attempts}" for attempts in range(1, 6)),
+    "retry_success",
+    "attempts_used/success",
+    "attempts_used/failure",
+    "repeat_rate",
+    "format_rate",
+    *(f"stop/{reason}" for reason in ("correct", "exhausted", "truncated", "aborted")),
+    "tokens_per_attempt",
+    "cached_token_fraction",
+    "grader_timeouts",
+    "episode_errors",
+}
+
+
+class Run:
+    """A ``main_ppo`` process on a tiny random model; a second one in the same folder resumes the first."""
+
+    def __init__(self, folder: Path, *overrides: str) -> None:
+        self.folder = folder
+        number = len(list(folder.glob("*.jsonl")))
+        self.metrics_file = folder / f"{number}.jsonl"
+        self.rollouts = folder / f"rollouts-{number}"
+        self.log = folder / f"{number}.log"
+        command = [
+            *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", "multi_attempt_cpu"),
+            f"toy={folder}",
+            f"multi_attempt.seed={_SEED}",
+            "data.train_batch_size=16",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+            # High enough that a rollout with the weights of the step before would show.
+            "actor_rollout_ref.actor.optim.lr=1e-2",
+            "trainer.logger=[console,file]",
+            f"trainer.rollout_data_dir={self.rollouts}",
+            f"trainer.default_local_dir={folder / 'checkpoints'}",
+            f"hydra.run.dir={folder / 'hydra'}",
+            *overrides,
+        ]
+        environment = {**os.environ, "VERL_FILE_LOGGER_PATH": str(self.metrics_file)}
+        with self.log.open("wb") as sink:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + _DEADLINE_SECONDS
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                pytest.fail(f"the run did not get there:\n{self.log.read_text(errors='replace')[-5000:]}")
+            time.sleep(0.2)
+
+    def finish(self) -> None:
+        end = time.monotonic() + _DEADLINE_SECONDS
+        while self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.5)
+        if self.process.poll() != 0:
+            self.kill()
+            pytest.fail(f"the run failed:\n{self.log.read_text(errors='replace')[-5000:]}")
+
+    def kill(self) -> None:
+        """``kill -9`` of the driver and of all that it started."""
+        try:
+            processes = [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]
+        except psutil.NoSuchProcess:
+            return
+        for process in processes:
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+
+    def steps(self) -> dict[int, dict[str, Any]]:
+        lines = [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        return {line["step"]: line["data"] for line in lines}
+
+    def budgets(self, step: int) -> dict[str, int]:
+        """The number of attempts that each question was given in a step, read from the prompts that were sent."""
+        budgets = {}
+        for line in (self.rollouts / f"{step}.jsonl").read_text().splitlines():
+            match = re.search(r"user\n(.*) \((\d+)\)\n", json.loads(line)["input"])
+            assert match is not None
+            budgets[match.group(1)] = int(match.group(2))
+        return budgets
+
+
+def make_toy(folder: Path, *, tied: bool) -> ToyData:
+    settings = ToySettings(tie_word_embeddings=tied)
+    torch.manual_seed(0)
+    write_model(folder / "model", settings)
+    return write_questions(folder, seed=0, train=128, heldout=8)
+
+
+def check_agreement(steps: dict[int, dict[str, Any]]) -> None:
+    for data in steps.values():
+        assert data[_CORRELATION] > 0.9999
+        assert data["training/rollout_probs_diff_max"] < 1e-4
+
+
+def test_a_killed_run_resumes_at_the_next_step_with_the_same_attempts(tmp_path: Path) -> None:
+    toy = make_toy(tmp_path, tied=True)
+    settings = ["trainer.total_training_steps=4", "trainer.save_freq=2"]
+
+    first = Run(tmp_path, *settings)
+    first.wait_until(lambda: (first.rollouts / "3.jsonl").exists())
+    first.kill()
+    assert set(first.steps()) >= {1, 2}
+    assert (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "2"
+
+    second = Run(tmp_path, *settings)
+    second.finish()
+    assert set(second.steps()) == {3, 4}
+    assert second.budgets(3) == first.budgets(3)
+    rows = {row["prompt"][0]["content"]: row["extra_info"]["index"] for row in toy.train}
+    assert second.budgets(4) == {
+        question: draw_attempts(1, 5, seed=_SEED, step=4, row=rows[question]) for question in second.budgets(4)
+    }
+
+    for run in (first, second):
+        check_agreement(run.steps())
+        for data in run.steps().values():
+            names = {name.removeprefix("multi_attempt/") for name in data if name.startswith("multi_attempt/")}
+            assert names == _METRICS
+            assert data["multi_attempt/episode_errors"] == 0
+
+    exported = tmp_path / "checkpoints" / "global_step_4" / "actor" / "huggingface"
+    check_export_in_transformers(exported, tmp_path / "model")
+    check_export_in_vllm(exported, tmp_path)
+
+
+def check_export_in_transformers(exported: Path, start: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(exported)
+    before = AutoModelForCausalLM.from_pretrained(start)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert not torch.equal(model.lm_head.weight, before.lm_head.weight)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    assert tokenizer.decode(tokenizer.encode("2+2=?")) == "2+2=?"
+
+
+def check_export_in_vllm(exported: Path, folder: Path) -> None:
+    output = folder / "eval.json"
+    command = [
+        *(sys.executable, "-m", "multi_attempt.cli", "eval", "--model", str(exported), "--prompts", "toy"),
+        *("--data", str(folder / "heldout.parquet"), "--attempts", "2", "--output", str(output)),
+        *("--max-prompt-length", "64", "--max-response-length", "128", "--max-tokens-per-attempt", "16"),
+        *("--engine", "enforce_eager=true", "--engine", "block_size=32"),
+    ]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    subprocess.run(command, env=environment, check=True, timeout=_DEADLINE_SECONDS)
+    result = json.loads(output.read_text())
+    assert [len(model["dialogues"]) for model in result["models"]] == [16]
+    assert result["attempts"] == [1, 2]
+
+
+def test_untied_embeddings_agree_after_every_weight_sync(tmp_path: Path) -> None:
+    make_toy(tmp_path, tied=False)
+    run = Run(tmp_path, "trainer.total_training_steps=2", "trainer.save_freq=-1", "trainer.test_freq=2")
+    run.finish()
+    steps = run.steps()
+    assert set(steps) == {1, 2}
+    check_agreement(steps)
+    # Validation has the task's measures by verl's own route.
+    assert any(re.fullmatch(r"val-core/.*/acc/mean@1", name) for name in steps[2])
+    assert any(re.fullmatch(r"val-aux/.*/first_attempt_accuracy/mean@1", name) for name in steps[2])
