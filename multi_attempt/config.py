@@ -119,4 +119,5 @@ def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = f"multi_attempt.{error.full_key}" if error.full_key else "multi_attempt"
-        raise ValueError(f"{key}: {error.msg or error}") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{key}: {reason}; see the comments in config/multi_attempt.yaml for what it takes") from error

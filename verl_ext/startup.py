@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -71,15 +72,17 @@ def check(config: DictConfig) -> None:
 
 
 def _plugin(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
-    from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
-    from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
-    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
-
-    if any(NAME not in registry for registry in (_agent_loop_registry, REWARD_MANAGER, TRAINER_REGISTRY)):
-        policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS")
+    # What decides is whether verl loads the plugin in every worker; in this process the check itself has imported it.
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip()
+    if policy.lower() != "auto" and NAME not in (name.strip() for name in policy.split(",")):
         yield (
-            f"the verl plugin {NAME!r} is not loaded (VERL_USE_EXTERNAL_PLUGINS = {policy!r}); unset the variable, or "
-            "look above for the error of its registration"
+            f"VERL_USE_EXTERNAL_PLUGINS = {policy!r} keeps verl from loading the plugin {NAME!r}; unset it, or add "
+            f"{NAME} to the list"
+        )
+    if not entry_points(group="verl.plugins", name=NAME):
+        yield (
+            f"the entry point {NAME!r} of the group 'verl.plugins' is not installed, so verl's workers would not load "
+            "the plugin; install the package (pip install), a folder on PYTHONPATH is not enough"
         )
     for field in (
         "actor_rollout_ref.rollout.agent.default_agent_loop",
