@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 # A box, an escaped character (as in \{1, 2\}, which opens and closes nothing), or a brace.
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BRACES = re.compile(rf"{_BOX.pattern}|\\.|[{{}}]", re.DOTALL)
 
 
 def boxed(text: str) -> str | None:
@@ -31,12 +32,11 @@ def boxed(text: str) -> str | None:
 
 def answer_tag(text: str) -> str | None:
     r"""The content of the last complete ``<answer>...</answer>``; if that holds a box, the content of the box."""
-    closing = text.rfind("</answer>")
-    opening = text.rfind("<answer>", 0, max(closing, 0))
-    if closing < 0 or opening < 0:
+    opening = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
+    if opening < 0:
         return None
-    content = text[opening + len("<answer>") : closing].strip()
-    return boxed(content) or content or None
+    content = text[opening + len("<answer>") : text.find("</answer>", opening)].strip()
+    return boxed(content) if _BOX.search(content) else content or None
 
 
 EXTRACTORS: dict[str, Callable[[str], str | None]] = {"boxed": boxed, "answer_tag": answer_tag}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from multi_attempt.prompts import PromptSet, load_prompt_set
@@ -88,17 +89,20 @@ class TaskSettings:
             raise ValueError(
                 f"multi_attempt.max_tokens_per_attempt = {self.max_tokens_per_attempt} must be at least 1, or null"
             )
-        for name, value in (("deadline", self.grader.deadline), ("workers", self.grader.workers)):
-            if value <= 0:
+        for name, value in vars(self.grader).items():
+            if not 0 < value < math.inf:
                 raise ValueError(f"multi_attempt.grader.{name} = {value} must be positive")
-        if self.episode.timeout <= 0 or self.episode.abort_retries < 0 or not 0 <= self.episode.max_error_rate <= 1:
+        if not self.episode.timeout > 0 or self.episode.abort_retries < 0 or not 0 <= self.episode.max_error_rate <= 1:
             raise ValueError(
                 f"multi_attempt.episode = {self.episode}: need timeout > 0, abort_retries >= 0 and max_error_rate "
                 "in [0, 1]"
             )
         if not -1 <= self.guard.min_correlation <= 1:
             raise ValueError(f"multi_attempt.guard.min_correlation = {self.guard.min_correlation} must lie in [-1, 1]")
-        self.prompt_set  # noqa: B018 - an unknown or invalid prompt set shows here, not in the first episode
+        try:
+            self.prompt_set  # noqa: B018 - an unknown or invalid prompt set shows here, not in the first episode
+        except (ValueError, OSError) as error:
+            raise ValueError(f"multi_attempt.prompts = {self.prompts!r}: {error}") from error
 
     @property
     def prompt_set(self) -> PromptSet:
@@ -115,9 +119,16 @@ def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:
     if node is None:
         raise ValueError("the config has no key 'multi_attempt'; use --config-name multi_attempt, or inherit from it")
     try:
+        if isinstance(node, DictConfig):  # while it still knows the config that its interpolations refer to
+            node = OmegaConf.to_container(node, resolve=True)
+        if not isinstance(node, Mapping):
+            raise ValueError(f"multi_attempt = {node!r} must be a mapping")
+        for name in ("reward", "grader", "episode", "guard"):
+            if not isinstance(node.get(name, {}), Mapping):
+                raise ValueError(f"multi_attempt.{name} = {node[name]!r} must be a mapping")
         merged = OmegaConf.merge(OmegaConf.structured(TaskSettings), node)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        key = f"multi_attempt.{error.full_key}" if error.full_key else "multi_attempt"
+        key = f"multi_attempt.{error.full_key.removeprefix('multi_attempt.')}" if error.full_key else "multi_attempt"
         reason = str(error).splitlines()[0]
         raise ValueError(f"{key}: {reason}; see the comments in config/multi_attempt.yaml for what it takes") from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
+import math
 import os
 import queue
 import re
@@ -33,7 +34,8 @@ class Verdict:
         correct: whether the answer is right.
         answer: the answer that was graded, or None if there was none.
         method: who decided: ``none`` (no answer), ``exact`` or ``math-verify``.
-        reason: why the case could not be decided and counts as wrong: ``timeout``, ``memory``, ``crash``; else empty.
+        reason: why the case could not be decided and counts as wrong: ``timeout``, ``memory``, ``depth``, ``crash``,
+            ``too long``, or the exception that math-verify raised; else empty.
         seconds: how long it took.
     """
 
@@ -50,13 +52,13 @@ NO_ANSWER = Verdict(correct=False)
 # Longer answers are no answers; symbolic work on them would only run into the deadline.
 _LONGEST_ANSWER = 2_000
 
-_REMOVED = re.compile(r"\\(?:left|right|displaystyle|[,;:! ])|[\s$]")
-_FRACTION = re.compile(r"\\[dt]frac\b")
+_REMOVED = re.compile(r"\\(?:(?:left|right|displaystyle)(?![a-zA-Z])|[,;:! ])|[\s$]")
+_FRACTION = re.compile(r"\\[dt]frac(?![a-zA-Z])")
 
 
 def normalize(answer: str) -> str:
     r"""An answer without what never changes its meaning: spaces, ``$``, ``\left``, ``\right``, a last dot."""
-    return _FRACTION.sub(r"\\frac", _REMOVED.sub("", answer)).removesuffix(".")
+    return _REMOVED.sub("", _FRACTION.sub(r"\\frac", answer)).removesuffix(".")
 
 
 class Grader:
@@ -71,10 +73,12 @@ class Grader:
     """
 
     def __init__(self, deadline: float = 2.0, workers: int = 1, memory_mb: int = 2048) -> None:
-        if deadline <= 0:
+        if not 0 < deadline < math.inf:
             raise ValueError(f"grader.deadline = {deadline} must be a positive number of seconds")
         if workers < 1:
             raise ValueError(f"grader.workers = {workers} must be at least 1")
+        if memory_mb < 1:
+            raise ValueError(f"grader.memory_mb = {memory_mb} must be positive")
         self.deadline = deadline
         self._workers = [_Worker(memory_mb) for _ in range(workers)]
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
@@ -109,7 +113,7 @@ class Grader:
     def _decide_at_once(self, answer: str | None, gold: str) -> Verdict | None:
         if answer is None or not answer.strip():
             return NO_ANSWER
-        if normalize(answer) == normalize(gold):
+        if normalize(answer) == normalize(gold) != "":
             return Verdict(correct=True, method="exact")
         if len(answer) > _LONGEST_ANSWER:
             return Verdict(correct=False, method="exact", reason="too long")
@@ -118,7 +122,10 @@ class Grader:
     def _ask_worker(self, answer: str, gold: str) -> Verdict:
         worker = self._idle.get()
         try:
-            return worker.verify(answer, gold, self.deadline)
+            verdict = worker.verify(answer, gold, self.deadline)
+            # Once more if the worker died: not the case's fault when it was killed from outside, or ended with the
+            # thread that had started it (PR_SET_PDEATHSIG).
+            return worker.verify(answer, gold, self.deadline) if verdict.reason == "crash" else verdict
         finally:
             self._idle.put(worker)
 

@@ -15,8 +15,8 @@ def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
 
     verl averages them over the episodes of a validation run, leaving out None.
     """
-    attempts = transcript.attempts
     valid = transcript.stop is not StopReason.ABORTED
+    attempts = transcript.attempts if valid else []
     retries = [float(attempt.correct) for attempt in attempts[1:]]
     return {
         "success": float(transcript.success) if valid else None,
@@ -55,7 +55,7 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
     prompt_tokens = sum(transcript.prompt_tokens for transcript in transcripts)
     values: dict[str, float | None] = {
         "success": _mean(transcript.success for transcript in valid),
-        "first_attempt_accuracy": _mean(transcript.attempts[0].correct for transcript in valid),
+        "first_attempt_accuracy": _mean(t.attempts[0].correct for t in valid if t.attempts),
         **{
             f"success_by_budget/{budget}": _mean(t.success for t in valid if t.budget == budget)
             for budget in range(1, max_attempts + 1)

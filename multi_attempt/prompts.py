@@ -7,7 +7,7 @@ file has the same fields.
 
 from __future__ import annotations
 
-import re
+import os
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -33,7 +33,7 @@ _PLACEHOLDERS = {"question", "attempts", "n"}
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The wording of a dialogue.
+    r"""The wording of a dialogue.
 
     Templates are :class:`string.Template` texts with ``$question``, ``$attempts`` ("1 attempt", "2 attempts") and
     ``$n`` (the bare number); a literal dollar sign is ``$$``.
@@ -46,8 +46,8 @@ class PromptSet:
         feedback_with_question: the same, when the question is to be repeated.
         feedback_role: the role that gives feedback, ``user`` or ``system``.
         answer: where the answer stands, a key of :data:`multi_attempt.answers.EXTRACTORS`.
-        format: a regular expression that a well-formed attempt matches as a whole (``.`` matches newlines), beside
-            holding an answer; empty when an answer is all that is asked for.
+        format: what a well-formed attempt holds in this order, beside an answer, separated by spaces, as in
+            ``</think> <answer> \boxed{ </answer>``; the last one ends it. Empty when an answer is all that is asked for.
     """
 
     name: str
@@ -61,13 +61,13 @@ class PromptSet:
 
     def __post_init__(self) -> None:
         for name in ("system", "user", "feedback", "feedback_with_question"):
-            template = Template(getattr(self, name))
-            if not template.is_valid() or not set(template.get_identifiers()) <= _PLACEHOLDERS:
+            names = _placeholders(getattr(self, name))
+            if names is None or not names <= _PLACEHOLDERS:
                 raise ValueError(
-                    f"prompt set {self.name!r}: {name} = {template.template!r} is not a valid template; "
+                    f"prompt set {self.name!r}: {name} = {getattr(self, name)!r} is not a valid template; "
                     f"use only ${', $'.join(sorted(_PLACEHOLDERS))}, and $$ for a dollar sign"
                 )
-        if "question" not in Template(self.user).get_identifiers():
+        if "question" not in (_placeholders(self.user) or ()):
             raise ValueError(f"prompt set {self.name!r}: user = {self.user!r} never shows the question; add $question")
         if self.feedback_role not in ("user", "system"):
             raise ValueError(
@@ -75,12 +75,6 @@ class PromptSet:
             )
         if self.answer not in EXTRACTORS:
             raise ValueError(f"prompt set {self.name!r}: answer = {self.answer!r}; use one of {sorted(EXTRACTORS)}")
-        try:
-            re.compile(self.format)
-        except re.error as error:
-            raise ValueError(
-                f"prompt set {self.name!r}: format = {self.format!r} is no regular expression: {error}"
-            ) from error
 
     def opening(self, question: str, attempts: int) -> list[Message]:
         """The messages before the first attempt, for a question that allows ``attempts`` attempts."""
@@ -101,7 +95,21 @@ class PromptSet:
         """Whether an attempt holds an answer and has the shape that the prompt asks for."""
         if self.extract(attempt) is None:
             return False
-        return not self.format or re.fullmatch(self.format, attempt.strip(), re.DOTALL) is not None
+        position, marks = 0, self.format.split()
+        for mark in marks:
+            found = attempt.find(mark, position)
+            if found < 0:
+                return False
+            position = found + len(mark)
+        return not marks or attempt.rstrip().endswith(marks[-1])
+
+
+def _placeholders(template: str) -> set[str] | None:
+    """The names that a template refers to, or None if it is none (Template.get_identifiers is new in Python 3.11)."""
+    matches = list(Template.pattern.finditer(template))
+    if any(match["invalid"] is not None for match in matches):
+        return None
+    return {match["named"] or match["braced"] for match in matches} - {None}
 
 
 def _message(role: str, template: str, values: dict[str, str]) -> Message:
@@ -121,17 +129,20 @@ def load_prompt_set(name: str) -> PromptSet:
     """
     if name in BUILT_IN:
         return _parse(name, _DIRECTORY.joinpath(f"{name}.yaml").read_text("utf-8"))
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         raise ValueError(f"prompts = {name!r} is neither a built-in prompt set ({', '.join(BUILT_IN)}) nor a YAML file")
     return _parse(path.stem, path.read_text("utf-8"))
 
 
 def _parse(name: str, text: str) -> PromptSet:
-    content: Any = yaml.safe_load(text)
+    try:
+        content: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"prompt set {name!r} is no valid YAML: {error}") from error
     known = {field.name for field in fields(PromptSet)} - {"name"}
     if not isinstance(content, dict) or not set(content) <= known:
-        unknown = sorted(set(content) - known) if isinstance(content, dict) else content
+        unknown = sorted(map(str, set(content) - known)) if isinstance(content, dict) else content
         raise ValueError(f"prompt set {name!r}: unknown {unknown!r}; the fields are {sorted(known)}")
     if not all(isinstance(value, str) for value in content.values()):
         raise ValueError(f"prompt set {name!r}: every field is a text, got {content!r}")

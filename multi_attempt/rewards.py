@@ -29,13 +29,13 @@ class RewardRule:
     def __post_init__(self) -> None:
         if not self.correct >= self.well_formed >= self.otherwise:
             raise ValueError(
-                f"reward: correct = {self.correct}, well_formed = {self.well_formed}, otherwise = {self.otherwise} "
-                "must not increase in this order"
+                f"multi_attempt.reward: correct = {self.correct}, well_formed = {self.well_formed}, otherwise = "
+                f"{self.otherwise} must not increase in this order"
             )
         if not 0 < self.attempt_discount <= 1:
-            raise ValueError(f"reward.attempt_discount = {self.attempt_discount} must lie in (0, 1]")
+            raise ValueError(f"multi_attempt.reward.attempt_discount = {self.attempt_discount} must lie in (0, 1]")
         if self.format_attempts not in ("last", "any"):
-            raise ValueError(f"reward.format_attempts = {self.format_attempts!r}; use 'last' or 'any'")
+            raise ValueError(f"multi_attempt.reward.format_attempts = {self.format_attempts!r}; use 'last' or 'any'")
 
     def __call__(self, transcript: Transcript) -> float:
         """The reward of an episode; 0 for one that was aborted, whose outcome nobody knows."""

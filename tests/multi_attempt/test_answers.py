@@ -1,0 +1,158 @@
+"""Where the answer of an attempt is found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multi_attempt.answers import EXTRACTORS, answer_tag, boxed
+
+# A generous bound for work of milliseconds: whatever is quadratic in a megabyte takes hours.
+SECONDS_FOR_LINEAR_WORK = 30
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so \boxed{3}.", "3"),
+        (r"\boxed{3} and then \boxed{4}", "4"),
+        (r"\boxed{3} and then \boxed{4", "3"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{x^{2^{3}}} end }", "x^{2^{3}}"),
+        (r"\boxed{ 3 }", "3"),
+        ("\\boxed{\n3\n}", "3"),
+        (r"\boxed {3}", "3"),
+        ("\\boxed\n{3}", "3"),
+        (r"\fbox{3}", "3"),
+        (r"\boxed{3} \fbox{4}", "4"),
+        (r"\boxed{\boxed{3}}", "3"),
+        (r"\boxed{1 + \boxed{3} + 2}", "3"),
+    ],
+)
+def test_last_complete_box_holds_the_answer(text: str, answer: str) -> None:
+    assert boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
+        (r"\boxed{x \} y}", r"x \} y"),
+        (r"\boxed{1 \\ {2}}", r"1 \\ {2}"),
+    ],
+)
+def test_escaped_braces_open_and_close_nothing(text: str, answer: str) -> None:
+    assert boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no box, but {braces} and 3",
+        r"\boxed",
+        r"\boxed{",
+        r"\boxed{3",
+        r"\boxed{\frac{1}{2}",
+        r"\boxed{3\}",
+        r"\boxed{}",
+        r"\boxed{   }",
+        r"\boxed{3} but no, \boxed{}",
+        r"\boxed 3",
+        r"\boxedin{3}",
+        "boxed{3}",
+        "\\",
+        "\\boxed{3\\",
+    ],
+)
+def test_no_complete_box_or_an_empty_one_is_no_answer(text: str) -> None:
+    assert boxed(text) is None
+
+
+@pytest.mark.parametrize("text", [r"} \boxed{3}", r"}}} \boxed{3} }}}", r"{ \boxed{3}", r"{ { } \boxed{3} {"])
+def test_stray_braces_around_the_box_change_nothing(text: str) -> None:
+    assert boxed(text) == "3"
+
+
+def test_stray_brace_in_the_box_leaves_it_unclosed() -> None:
+    assert boxed(r"\boxed{3 { 4}") is None
+
+
+@given(before=st.text(), inside=st.text(alphabet="0123456789abc+-*/ "), after=st.text(alphabet="abc $\n"))
+def test_box_after_any_text_without_open_box_is_found(before: str, inside: str, after: str) -> None:
+    # A backslash just before the box would escape it.
+    text = f"{before} \\boxed{{{inside}}}{after}"
+    assert boxed(text) == (inside.strip() or None)
+
+
+@given(st.text(alphabet=r"\boxed{}fb answer</>3"))
+def test_extractors_take_any_text(text: str) -> None:
+    for extract in EXTRACTORS.values():
+        answer = extract(text)
+        assert answer is None or (answer != "" and answer == answer.strip() and answer in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<answer>3</answer>", "3"),
+        ("<answer>\n 3 \n</answer>", "3"),
+        ("<answer>3</answer> no: <answer>4</answer>", "4"),
+        ("<answer>3</answer> no: <answer>4", "3"),
+        ("<answer>3 <answer>4</answer>", "4"),
+        (r"\boxed{5} <answer>It is \boxed{4}.</answer>", "4"),
+        (r"<answer>\boxed{3} or \boxed{\frac{1}{2}}</answer> \boxed{6}", r"\frac{1}{2}"),
+        ("<answer>3</answer></answer>", "3"),
+        ("<answer>3</answer> that is all </answer>", "3"),
+    ],
+)
+def test_last_complete_answer_tag_holds_the_answer(text: str, answer: str) -> None:
+    assert answer_tag(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "3",
+        r"\boxed{3}",
+        "<answer>3",
+        "3</answer>",
+        "<answer></answer>",
+        "<answer> \n </answer>",
+        "</answer><answer>",
+    ],
+)
+def test_no_complete_answer_tag_or_an_empty_one_is_no_answer(text: str) -> None:
+    assert answer_tag(text) is None
+
+
+def test_empty_box_in_an_answer_tag_is_no_answer() -> None:
+    assert answer_tag(r"<answer> \boxed{} </answer>") is None
+
+
+def test_extractors_finish_on_megabytes_of_hostile_text() -> None:
+    # In a process of its own, so that a regression fails instead of holding up the whole run.
+    program = r"""
+from multi_attempt.answers import EXTRACTORS
+pieces = ["\\boxed{", "{", "}", "\\", "\\boxed", "\\boxed ", "\\boxed{}", "\\boxed{3} ", "<answer>", "</answer>"]
+for extract in EXTRACTORS.values():
+    for piece in pieces:
+        extract(piece * (1_000_000 // len(piece)))
+    extract("\\boxed" + " " * 1_000_000)
+    extract("\\boxed{" * 100_000 + "3" + "}" * 100_000)
+print("finished")
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS_FOR_LINEAR_WORK
+    )
+    assert finished.stdout == "finished\n", finished.stderr
+
+
+def test_deepest_of_many_nested_boxes_is_found() -> None:
+    assert boxed("\\boxed{" * 10_000 + "3" + "}" * 10_000) == "3"

@@ -1,0 +1,247 @@
+"""What the model is told, and which attempts have the format that it was asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from multi_attempt.prompts import BUILT_IN, PromptSet, load_prompt_set
+
+VALID: dict[object, object] = {
+    "system": "Box it.",
+    "user": "$question ($attempts)",
+    "feedback": "No. $attempts left.",
+    "feedback_with_question": "No: $question. $n left.",
+}
+
+# Characters that a template, a regular expression or a format string would treat in a special way.
+AWKWARD_QUESTION = r"Pay $5 and $$6 to $question with ${attempts} {n} %s \1 \n \boxed{x} {{y}} é" + "\n  second line "
+
+
+def write(directory: Path, content: object, name: str = "mine.yaml") -> str:
+    path = directory / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+def all_texts(prompts: PromptSet, question: str, attempts: int) -> list[str]:
+    return [
+        *(message["content"] for message in prompts.opening(question, attempts)),
+        prompts.after_wrong(question, attempts)["content"],
+        prompts.after_wrong(question, attempts, repeat_question=True)["content"],
+    ]
+
+
+def test_built_in_sets_are_those_documented() -> None:
+    assert BUILT_IN == ("boxed", "paper", "toy")
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_sets_load_under_their_name(name: str) -> None:
+    assert load_prompt_set(name).name == name
+
+
+@pytest.mark.parametrize("name", ["paper", "boxed"])
+@pytest.mark.parametrize(("attempts", "words"), [(1, "1 attempt"), (2, "2 attempts"), (5, "5 attempts")])
+def test_number_of_attempts_is_said_in_words(name: str, attempts: int, words: str) -> None:
+    prompts = load_prompt_set(name)
+    opening = "\n".join(message["content"] for message in prompts.opening("Why?", attempts))
+    feedback = prompts.after_wrong("Why?", attempts)["content"]
+    repeated = prompts.after_wrong("Why?", attempts, repeat_question=True)["content"]
+    assert all(words in text for text in (opening, feedback, repeated))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_one_attempt_is_never_plural(name: str) -> None:
+    assert all("1 attempts" not in text for text in all_texts(load_prompt_set(name), "Why?", 1))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_number_of_attempts_is_in_the_opening_and_in_the_feedback(name: str) -> None:
+    prompts = load_prompt_set(name)
+    assert any("7" in message["content"] for message in prompts.opening("Why?", 7))
+    assert "7" in prompts.after_wrong("Why?", 7)["content"]
+    assert "7" in prompts.after_wrong("Why?", 7, repeat_question=True)["content"]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_question_is_inserted_verbatim(name: str) -> None:
+    prompts = load_prompt_set(name)
+    assert AWKWARD_QUESTION in prompts.opening(AWKWARD_QUESTION, 2)[-1]["content"]
+    assert AWKWARD_QUESTION in prompts.after_wrong(AWKWARD_QUESTION, 2, repeat_question=True)["content"]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_feedback_shows_the_question_only_when_asked_to(name: str) -> None:
+    prompts = load_prompt_set(name)
+    assert "Why so?" not in prompts.after_wrong("Why so?", 2)["content"]
+    assert "Why so?" in prompts.after_wrong("Why so?", 2, repeat_question=True)["content"]
+
+
+@pytest.mark.parametrize(("name", "role"), [("paper", "user"), ("boxed", "system"), ("toy", "user")])
+def test_feedback_comes_from_the_role_of_the_set(name: str, role: str) -> None:
+    assert load_prompt_set(name).after_wrong("Why?", 1)["role"] == role
+
+
+@pytest.mark.parametrize("name", ["paper", "boxed"])
+def test_dialogue_opens_with_system_and_user(name: str) -> None:
+    assert [message["role"] for message in load_prompt_set(name).opening("Why?", 3)] == ["system", "user"]
+
+
+def test_empty_system_text_gives_no_system_message() -> None:
+    assert load_prompt_set("toy").opening("1+1", 3) == [{"role": "user", "content": "1+1 (3)"}]
+
+
+def test_placeholders_and_dollar_sign_in_a_users_file(tmp_path: Path) -> None:
+    prompts = load_prompt_set(write(tmp_path, {**VALID, "system": "Win $$5: $attempts, $n."}))
+    assert prompts.name == "mine"
+    assert prompts.opening("Why?", 1) == [
+        {"role": "system", "content": "Win $5: 1 attempt, 1."},
+        {"role": "user", "content": "Why? (1 attempt)"},
+    ]
+    assert prompts.after_wrong("Why?", 2) == {"role": "user", "content": "No. 2 attempts left."}
+    assert prompts.after_wrong("Why?", 2, repeat_question=True) == {"role": "user", "content": "No: Why?. 2 left."}
+
+
+def test_users_file_may_leave_out_what_has_a_default(tmp_path: Path) -> None:
+    prompts = load_prompt_set(write(tmp_path, VALID, "short.yml"))
+    assert (prompts.feedback_role, prompts.answer, prompts.format) == ("user", "boxed", "")
+
+
+def test_users_file_chooses_where_the_answer_stands(tmp_path: Path) -> None:
+    prompts = load_prompt_set(write(tmp_path, {**VALID, "answer": "answer_tag"}))
+    assert prompts.extract(r"\boxed{3} <answer>4</answer>") == "4"
+    assert not prompts.is_well_formed(r"\boxed{3}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"bogus": "x"}, ["bogus", "feedback_role"]),
+        ({1: "x"}, ["1", "feedback_role"]),
+        ({1: "x", "bogus": "y"}, ["1", "bogus"]),
+        ({"user": 3}, ["'user': 3"]),
+        ({"system": None}, ["'system': None"]),
+        ({"feedback": ["a"]}, ["'feedback': ['a']"]),
+        ({"user": "no question here"}, ["user = 'no question here'", "$question"]),
+        ({"user": "$question for $5"}, ["user = '$question for $5'", "$$"]),
+        ({"user": "$question costs $"}, ["user = '$question costs $'", "$$"]),
+        ({"system": "$budget"}, ["system = '$budget'", "$attempts"]),
+        ({"feedback": "${attempts"}, ["feedback = '${attempts'"]),
+        ({"feedback_with_question": "$Question"}, ["feedback_with_question = '$Question'"]),
+        ({"feedback_role": "assistant"}, ["feedback_role = 'assistant'", "system"]),
+        ({"answer": "tag"}, ["answer = 'tag'", "answer_tag"]),
+    ],
+)
+def test_invalid_field_is_named_with_its_value(changes: dict[object, object], named: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path, {**VALID, **changes})
+    with pytest.raises(ValueError, match="mine") as caught:
+        load_prompt_set(path)
+    assert all(text in str(caught.value) for text in named), str(caught.value)
+
+
+@pytest.mark.parametrize("field", VALID)
+def test_missing_field_is_named(field: str, tmp_path: Path) -> None:
+    path = write(tmp_path, {name: value for name, value in VALID.items() if name != field})
+    with pytest.raises(ValueError, match=f"mine.*{field}"):
+        load_prompt_set(path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "- a\n- b\n", "just a text", "system: [", "\tsystem: x"], ids=["empty", "list", "text", "[", "tab"]
+)
+def test_file_that_holds_no_fields_is_refused_by_name(content: str, tmp_path: Path) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(ValueError, match="mine"):
+        load_prompt_set(path)
+
+
+@pytest.mark.parametrize("name", ["", "papers", "nowhere/mine.yaml", "~nobody-of-this-name/mine.yaml", "../paper"])
+def test_unknown_set_is_named_with_the_known_ones(name: str) -> None:
+    with pytest.raises(ValueError, match="boxed, paper, toy") as caught:
+        load_prompt_set(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_directory_and_other_suffix_are_no_prompt_sets(tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    for path in (str(tmp_path / "folder.yaml"), write(tmp_path, VALID, "mine.txt")):
+        with pytest.raises(ValueError, match="boxed, paper, toy"):
+            load_prompt_set(path)
+
+
+def test_prompt_set_is_checked_when_made_in_code() -> None:
+    with pytest.raises(ValueError, match="feedback_role = 'judge'"):
+        replace(load_prompt_set("boxed"), feedback_role="judge")
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        r"<think> 1 + 1 </think> <answer> \boxed{2} </answer>",
+        r"<think></think><answer>\boxed{2}</answer>",
+        # Chat templates of some models open the reasoning themselves.
+        r"1 + 1 </think> <answer> \boxed{2} </answer>",
+        "<think>\nfirst\n\nsecond\n</think>\n\n<answer>\nIt is\n\\boxed{\\frac{1}{2}}\n</answer>",
+        "\n <think> x </think> <answer> \\boxed{2} </answer> \n",
+        r"<think> <answer>5</answer>? no </think> <answer> \boxed{2} is the answer </answer>",
+        r"<think> x </think> y </think> <answer> \boxed{2} </answer>",
+    ],
+)
+def test_paper_format_accepts(attempt: str) -> None:
+    assert load_prompt_set("paper").is_well_formed(attempt)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "",
+        r"\boxed{2}",
+        r"<answer> \boxed{2} </answer>",
+        r"<think> 1 + 1 <answer> \boxed{2} </answer>",
+        r"<think> 1 + 1 </think> \boxed{2}",
+        r"<think> \boxed{2} </think> <answer> 2 </answer>",
+        r"<think> x </think> <answer> 2 </answer> \boxed{2}",
+        r"<think> x </think> <answer> \boxed{2} </answer> That is it.",
+        r"<think> x </think> <answer> \boxed{2}",
+        r"<think> x </think> <answer> \boxed{2 </answer>",
+        r"<think> x </think> <answer> \boxed{} </answer>",
+        r"<answer> \boxed{2} </answer> <think> x </think>",
+    ],
+)
+def test_paper_format_refuses(attempt: str) -> None:
+    assert not load_prompt_set("paper").is_well_formed(attempt)
+
+
+@pytest.mark.parametrize("attempt", [r"\boxed{2}", "First,\n1 + 1.\n\n\\boxed{\n2\n}\nDone.", r"\boxed{3} or \fbox{2}"])
+def test_boxed_format_accepts_any_text_with_an_answer(attempt: str) -> None:
+    assert load_prompt_set("boxed").is_well_formed(attempt)
+
+
+@pytest.mark.parametrize("attempt", ["", "2", r"\boxed{}", "first\n\\boxed{2\nlast", "<answer>2</answer>"])
+def test_boxed_format_refuses_a_text_without_an_answer(attempt: str) -> None:
+    assert not load_prompt_set("boxed").is_well_formed(attempt)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        # A model that repeats itself until its tokens are used up.
+        '"</think> <answer> \\\\boxed{4} </answer> " * 2000 + "<ans"',
+        '"</think><answer>" * 2000 + "\\\\boxed{4" * 2000 + "}" * 2000',
+        '"</think> " * 20000 + "\\\\boxed{4}"',
+    ],
+)
+def test_format_check_finishes_on_repetitive_attempts(attempt: str) -> None:
+    # It runs in the event loop of all episodes. In a process of its own, so that a regression fails instead of hanging;
+    # linear work takes milliseconds, and what takes a power of the repetitions takes hours.
+    program = (
+        f"from multi_attempt.prompts import load_prompt_set\nprint(load_prompt_set('paper').is_well_formed({attempt}))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=10)
+    assert finished.stdout == "False\n", finished.stderr
