@@ -41,7 +41,7 @@ def main() -> int:
 def measure(run: Path) -> dict[str, float]:
     """The figures of one run."""
     rewards = [step["critic/score/mean"] for step in read_metrics(run / "metrics.jsonl")]
-    before, after = read_evaluation(run / "eval.json")["models"]
+    before, after = read_evaluation(run / "eval.json").get("models", [])
     return {
         "reward, first 5 steps": statistics.mean(rewards[:_ENDS]),
         "reward, last 5 steps": statistics.mean(rewards[-_ENDS:]),
@@ -55,10 +55,10 @@ def measure(run: Path) -> dict[str, float]:
 def print_table(rows: list[dict[str, float]]) -> None:
     """A row a seed, and their mean."""
     names = list(rows[0])
-    mean: dict[str, float | str] = {name: statistics.mean(row[name] for row in rows) for name in names[1:]}
+    mean = {name: statistics.mean(row[name] for row in rows) for name in names}
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
-    for row in [*rows, {"seed": "mean", **mean}]:
-        print(f"| {' | '.join([str(row['seed']), *(show(name, float(row[name])) for name in names[1:])])} |")
+    for label, row in [*((f"{row['seed']:.0f}", row) for row in rows), ("mean", mean)]:
+        print(f"| {' | '.join([label, *(show(name, row[name]) for name in names[1:])])} |")
 
 
 def show(name: str, value: float) -> str:

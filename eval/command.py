@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-response-length", type=int, default=3000, help="tokens of all attempts together (default 3000)"
     )
+    parser.add_argument("--temperature", type=float, default=0.0, help="of sampling (default 0: greedy)")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
     parser.add_argument("--dtype", default="auto", help="dtype of the engine (default: the model's)")
     parser.add_argument(
         "--engine",
@@ -48,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         max_prompt_length=arguments.max_prompt_length,
         max_response_length=arguments.max_response_length,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
         options=dict(_option(option) for option in arguments.engine),
     )
     questions = read_questions(arguments.data)
@@ -62,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = {
         "protocol": PROTOCOL,
         "data": str(arguments.data),
+        "temperature": arguments.temperature,
         "attempts": attempts,
         "questions": len(questions),
         "models": models,

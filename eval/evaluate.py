@@ -1,7 +1,7 @@
 """Accuracy by the number of attempts allowed: the paper's evaluation, on vLLM in this process.
 
-The protocol is the paper's (``oracle``): for each k one greedy run with N = k, whose prompts say k and whose dialogues
-the ground truth ends. Episodes, prompts, grader and tokens are those of training.
+The protocol is the paper's (``oracle``): for each k one run (greedy by default) with N = k, whose prompts say k and whose
+dialogues the ground truth ends. Episodes, prompts, grader and tokens are those of training.
 """
 
 from __future__ import annotations
@@ -42,12 +42,16 @@ class EngineSettings:
         dtype: of weights and activations.
         max_prompt_length: tokens of the first prompt.
         max_response_length: tokens of all attempts and the feedback between them.
+        temperature: of sampling; 0 is greedy.
+        seed: of sampling.
         options: further arguments of ``vllm.LLM``.
     """
 
     dtype: str = "auto"
     max_prompt_length: int = 1024
     max_response_length: int = 3000
+    temperature: float = 0.0
+    seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -134,6 +138,7 @@ class _Engine:
             dtype=settings.dtype,  # type: ignore[arg-type]
             max_model_len=settings.max_prompt_length + settings.max_response_length,
             enable_prefix_caching=True,
+            seed=settings.seed,
             **settings.options,
         )
         return self._generate
@@ -143,11 +148,14 @@ class _Engine:
         del self._engine
 
     def _generate(self, prompts: list[list[int]], limits: list[int]) -> list[tuple[list[int], bool]]:
-        """Greedy responses of at most so many tokens: token ids, and whether the limit cut them."""
+        """Responses of at most so many tokens: token ids, and whether the limit cut them."""
         from vllm import SamplingParams, TokensPrompt
 
         parameters = [
-            SamplingParams(temperature=0.0, max_tokens=limit, stop_token_ids=sorted(self._end_ids)) for limit in limits
+            SamplingParams(
+                temperature=self._settings.temperature, max_tokens=limit, stop_token_ids=sorted(self._end_ids)
+            )
+            for limit in limits
         ]
         outputs = self._engine.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in prompts], parameters, use_tqdm=False

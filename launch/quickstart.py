@@ -144,7 +144,7 @@ def evaluate(output: Path, toy: Path, trained: Path) -> None:
             *cli("eval"),
             *("--model", f"before training={toy / 'model'}", "--model", f"after training={trained}"),
             *("--data", str(toy / "heldout.parquet"), "--attempts", "5", "--output", str(output / "eval.json")),
-            *("--prompts", "toy", "--max-tokens-per-attempt", "48"),
+            *("--prompts", "toy", "--max-tokens-per-attempt", "48", "--temperature", "1"),
             *("--max-prompt-length", "64", "--max-response-length", "384"),
             *("--dtype", "float32", "--engine", "enforce_eager=true", "--engine", "block_size=32"),
         ],

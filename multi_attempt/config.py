@@ -66,6 +66,7 @@ class TaskSettings:
         repeat_question: whether feedback shows the question again.
         max_tokens_per_attempt: tokens that one attempt may have; null for all that are left of the response.
         reward: see :class:`multi_attempt.rewards.RewardRule`.
+        poll_interval: seconds between the trainer's looks at which episodes are finished.
     """
 
     min_attempts: int = 1
@@ -78,6 +79,7 @@ class TaskSettings:
     grader: GraderSettings = field(default_factory=GraderSettings)
     episode: EpisodeSettings = field(default_factory=EpisodeSettings)
     guard: GuardSettings = field(default_factory=GuardSettings)
+    poll_interval: float = 0.2
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_attempts <= self.max_attempts:
@@ -97,6 +99,8 @@ class TaskSettings:
                 f"multi_attempt.episode = {self.episode}: need timeout > 0, abort_retries >= 0 and max_error_rate "
                 "in [0, 1]"
             )
+        if not 0 < self.poll_interval < math.inf:
+            raise ValueError(f"multi_attempt.poll_interval = {self.poll_interval} must be a positive number of seconds")
         if not -1 <= self.guard.min_correlation <= 1:
             raise ValueError(f"multi_attempt.guard.min_correlation = {self.guard.min_correlation} must lie in [-1, 1]")
         try:
@@ -119,14 +123,14 @@ def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:
     if node is None:
         raise ValueError("the config has no key 'multi_attempt'; use --config-name multi_attempt, or inherit from it")
     try:
-        if isinstance(node, DictConfig):  # while it still knows the config that its interpolations refer to
-            node = OmegaConf.to_container(node, resolve=True)
-        if not isinstance(node, Mapping):
-            raise ValueError(f"multi_attempt = {node!r} must be a mapping")
+        # Resolved while the node still knows the config that its interpolations refer to.
+        values: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+        if not isinstance(values, Mapping):
+            raise ValueError(f"multi_attempt = {values!r} must be a mapping")
         for name in ("reward", "grader", "episode", "guard"):
-            if not isinstance(node.get(name, {}), Mapping):
-                raise ValueError(f"multi_attempt.{name} = {node[name]!r} must be a mapping")
-        merged = OmegaConf.merge(OmegaConf.structured(TaskSettings), node)
+            if not isinstance(values.get(name, {}), Mapping):
+                raise ValueError(f"multi_attempt.{name} = {values[name]!r} must be a mapping")
+        merged = OmegaConf.merge(OmegaConf.structured(TaskSettings), values)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = f"multi_attempt.{error.full_key.removeprefix('multi_attempt.')}" if error.full_key else "multi_attempt"

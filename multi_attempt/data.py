@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
-def make_row(question: str, answer: str, *, data_source: str, index: int, split: str) -> dict[str, Any]:
+def make_row(
+    question: str, answer: str, *, data_source: str, index: int, split: str, attempts: int | None = None
+) -> dict[str, Any]:
     """One question as verl's datasets hold it.
 
     The prompt is the bare question: the episode words the first message, with the attempts that it allows.
@@ -18,13 +20,14 @@ def make_row(question: str, answer: str, *, data_source: str, index: int, split:
         data_source: where the question is from; verl groups validation measures by it.
         index: a number of its own in this split; the draw of N depends on it.
         split: e.g. ``train``.
+        attempts: how many attempts the question allows; None to have the number drawn in training.
     """
     return {
         "data_source": data_source,
         "prompt": [{"role": "user", "content": question}],
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": answer},
-        "extra_info": {"index": index, "split": split},
+        "extra_info": {"index": index, "split": split, "attempts": attempts},
     }
 
 

@@ -47,7 +47,7 @@ class PromptSet:
         feedback_role: the role that gives feedback, ``user`` or ``system``.
         answer: where the answer stands, a key of :data:`multi_attempt.answers.EXTRACTORS`.
         format: what a well-formed attempt holds in this order, beside an answer, separated by spaces, as in
-            ``</think> <answer> \boxed{ </answer>``; the last one ends it. Empty when an answer is all that is asked for.
+            ``</think> <answer> \boxed{ </answer>``; the last one ends it. Empty when an answer is all it takes.
     """
 
     name: str

@@ -34,6 +34,7 @@ class MultiAttemptTrainer(PPOTrainerSync):
     def __init__(self, config: DictConfig) -> None:
         self._task = load_settings(config.get(NAME))
         super().__init__(config)
+        self.replay_buffer.poll_interval = self._task.poll_interval
 
     @property
     def trainer_mode(self) -> str:

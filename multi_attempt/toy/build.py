@@ -35,7 +35,9 @@ def build_toy(
     heldout_questions: int = 256,
     settings: ToySettings | None = None,
 ) -> dict[str, Any]:
-    """Write ``train.parquet``, ``heldout.parquet``, ``model/`` (with its tokenizer) and ``toy.json``.
+    """Write ``train.parquet``, ``heldout.parquet``, ``validation.parquet``, ``model/`` and ``toy.json``.
+
+    The validation file holds the held-out questions once for each number of attempts, with a data source of its own.
 
     A finished build with the same arguments is left as it is; anything else is built anew.
 
@@ -91,6 +93,10 @@ def build_toy(
     (output_dir / _RECORD).unlink(missing_ok=True)
     write_parquet(_rows(train, "train"), output_dir / "train.parquet")
     write_parquet(_rows(heldout, "heldout"), output_dir / "heldout.parquet")
+    write_parquet(
+        [row for attempts in range(1, settings.max_attempts + 1) for row in _rows(heldout, "heldout", attempts)],
+        output_dir / "validation.parquet",
+    )
     model.save_pretrained(output_dir / "model")
     tokenizer.save_pretrained(output_dir / "model")
     unfinished = output_dir / f"{_RECORD}.unfinished"
@@ -109,9 +115,10 @@ def _read_record(output_dir: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _rows(questions: Sequence[ToyQuestion], split: str) -> list[dict[str, Any]]:
+def _rows(questions: Sequence[ToyQuestion], split: str, attempts: int | None = None) -> list[dict[str, Any]]:
+    source = DATA_SOURCE if attempts is None else f"{DATA_SOURCE}_{attempts}_attempts"
     return [
-        make_row(question.question, question.answer, data_source=DATA_SOURCE, index=index, split=split)
+        make_row(question.question, question.answer, data_source=source, index=index, split=split, attempts=attempts)
         for index, question in enumerate(questions)
     ]
 

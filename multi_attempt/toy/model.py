@@ -6,13 +6,12 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from multi_attempt.toy.settings import ToySettings
-from multi_attempt.toy.tokenizer import padded_vocabulary_size
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, settings: ToySettings, seed: int) -> Qwen2ForCausalLM:
     """A model with random weights, in fp32; the same seed gives the same weights."""
     config = Qwen2Config(
-        vocab_size=padded_vocabulary_size(tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,

@@ -15,8 +15,10 @@ CHAT_TEMPLATE = (
 )
 
 _BYTES = 256
-# Model vocabularies are padded to a multiple of this, as tensor parallelism and fast kernels ask for.
-_VOCABULARY_MULTIPLE = 64
+# The last one is never used: it makes the vocabulary 260, which tensor parallelism over 2 or 4 devices divides, and the
+# model has just as many. (verl's rollout never samples a token that is the model's but not the tokenizer's, while the
+# actor gives it some probability, so that the two would differ.)
+_SPECIAL = (PAD, MESSAGE_START, MESSAGE_END, "<|reserved|>")
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -36,19 +38,11 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=backend,
         pad_token=PAD,
         eos_token=MESSAGE_END,
-        additional_special_tokens=[MESSAGE_START],
+        additional_special_tokens=[MESSAGE_START, _SPECIAL[-1]],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
         padding_side="left",
     )
-
-
-def padded_vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The vocabulary size of a model for this tokenizer; the tokens beyond the tokenizer's are never used."""
-    return -(-len(tokenizer) // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
-
-
-_SPECIAL = (PAD, MESSAGE_START, MESSAGE_END)
 
 
 def _byte_characters() -> list[str]:

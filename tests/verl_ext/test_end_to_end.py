@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import psutil
 import pytest
 import torch
 
 from multi_attempt.budget import draw_attempts
-from multi_attempt.toy.build import ToyData, write_model, write_questions
+from multi_attempt.toy.build import build_toy
 from multi_attempt.toy.settings import ToySettings
 
 pytestmark = pytest.mark.engine
@@ -116,11 +117,10 @@ class Run:
         return budgets
 
 
-def make_toy(folder: Path, *, tied: bool) -> ToyData:
-    settings = ToySettings(tie_word_embeddings=tied)
-    torch.manual_seed(0)
-    write_model(folder / "model", settings)
-    return write_questions(folder, seed=0, train=128, heldout=8)
+def make_toy(folder: Path, *, tied: bool) -> None:
+    """The toy task with a model that has learned nothing."""
+    settings = ToySettings(steps=0, tie_word_embeddings=tied, max_attempts=2)
+    build_toy(folder, train_questions=128, heldout_questions=8, settings=settings)
 
 
 def check_agreement(steps: dict[int, dict[str, Any]]) -> None:
@@ -130,7 +130,7 @@ def check_agreement(steps: dict[int, dict[str, Any]]) -> None:
 
 
 def test_a_killed_run_resumes_at_the_next_step_with_the_same_attempts(tmp_path: Path) -> None:
-    toy = make_toy(tmp_path, tied=True)
+    make_toy(tmp_path, tied=True)
     settings = ["trainer.total_training_steps=4", "trainer.save_freq=2"]
 
     first = Run(tmp_path, *settings)
@@ -143,7 +143,8 @@ def test_a_killed_run_resumes_at_the_next_step_with_the_same_attempts(tmp_path: 
     second.finish()
     assert set(second.steps()) == {3, 4}
     assert second.budgets(3) == first.budgets(3)
-    rows = {row["prompt"][0]["content"]: row["extra_info"]["index"] for row in toy.train}
+    train = datasets.load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), split="train")
+    rows = {row["prompt"][0]["content"]: row["extra_info"]["index"] for row in train}
     assert second.budgets(4) == {
         question: draw_attempts(1, 5, seed=_SEED, step=4, row=rows[question]) for question in second.budgets(4)
     }

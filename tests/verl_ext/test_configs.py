@@ -1,0 +1,218 @@
+"""The configs that users name by ``--config-name``: all of them are valid, and hold what they claim to."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+from verl.trainer.config.algorithm import AlgoConfig
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import omega_conf_to_dataclass, validate_config
+from verl.workers.config import FSDPActorConfig, FSDPCriticConfig, HFModelConfig, RolloutConfig
+
+from multi_attempt.config import TaskSettings, load_settings
+
+CONFIGS = sorted(file.name.removesuffix(".yaml") for file in files("verl_ext.config").iterdir() if ".yaml" in file.name)
+
+pytestmark = pytest.mark.usefixtures("hydra_configs")
+
+PAPER = {
+    "multi_attempt.min_attempts": 1,
+    "multi_attempt.max_attempts": 5,
+    "multi_attempt.prompts": "paper",
+    "multi_attempt.reward.correct": 1.0,
+    "multi_attempt.reward.well_formed": -0.5,
+    "multi_attempt.reward.otherwise": -1.0,
+    "multi_attempt.reward.attempt_discount": 1.0,
+    "multi_attempt.reward.format_attempts": "last",
+    "data.train_batch_size": 1024,
+    "data.max_prompt_length": 1024,
+    "data.max_response_length": 3000,
+    "algorithm.adv_estimator": "gae",
+    "algorithm.gamma": 1.0,
+    "algorithm.lam": 0.99,
+    "algorithm.use_kl_in_reward": False,
+    "actor_rollout_ref.model.path": "Qwen/Qwen2.5-Math-1.5B",
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 128,
+    "actor_rollout_ref.actor.ppo_epochs": 1,
+    "actor_rollout_ref.actor.clip_ratio": 0.2,
+    "actor_rollout_ref.actor.clip_ratio_low": 0.2,
+    "actor_rollout_ref.actor.clip_ratio_high": 0.2,
+    "actor_rollout_ref.actor.use_kl_loss": True,
+    "actor_rollout_ref.actor.kl_loss_coef": 0.01,
+    "actor_rollout_ref.actor.kl_loss_type": "low_var_kl",
+    "actor_rollout_ref.actor.optim.lr": 5e-7,
+    "actor_rollout_ref.actor.optim.lr_scheduler_type": "cosine",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio": 0.03,
+    "actor_rollout_ref.actor.optim.min_lr_ratio": 0.1,
+    "actor_rollout_ref.rollout.n": 1,
+    "actor_rollout_ref.rollout.temperature": 1.0,
+    "actor_rollout_ref.rollout.prompt_length": 1024,
+    "actor_rollout_ref.rollout.response_length": 3000,
+    "critic.model.path": "Qwen/Qwen2.5-Math-1.5B",
+    "critic.cliprange_value": 0.2,
+    "critic.ppo_mini_batch_size": 128,
+    "critic.ppo_epochs": 1,
+    "critic.optim.lr": 1e-5,
+    "critic.optim.lr_scheduler_type": "cosine",
+    "critic.optim.lr_warmup_steps_ratio": 0.03,
+    "critic.optim.min_lr_ratio": 0.1,
+    "trainer.total_epochs": 160,
+    "trainer.total_training_steps": None,
+    "trainer.save_freq": 8,
+    "trainer.test_freq": 8,
+}
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested container, by their dotted paths."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
+
+
+def resolved(name: str, *overrides: str) -> dict[str, Any]:
+    return dict(leaves(OmegaConf.to_container(compose(name, overrides=list(overrides)), resolve=True)))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_verl_accepts_the_config(name: str, model_folder: Path) -> None:
+    config = compose(name, overrides=[f"actor_rollout_ref.model.path={model_folder}"])
+    validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_config_converts_to_verls_dataclasses(name: str, model_folder: Path) -> None:
+    config = compose(name, overrides=[f"actor_rollout_ref.model.path={model_folder}"])
+    model = config.actor_rollout_ref
+    assert isinstance(omega_conf_to_dataclass(model.model), HFModelConfig)
+    assert isinstance(omega_conf_to_dataclass(model.actor), FSDPActorConfig)
+    assert isinstance(omega_conf_to_dataclass(as_actor(model)), FSDPActorConfig)
+    assert isinstance(omega_conf_to_dataclass(model.rollout), RolloutConfig)
+    assert isinstance(omega_conf_to_dataclass(config.critic), FSDPCriticConfig)
+    assert isinstance(omega_conf_to_dataclass(config.algorithm), AlgoConfig)
+    assert get_reward_manager_cls(config.reward.reward_manager.name).__name__ == "MultiAttemptRewardManager"
+
+
+def as_actor(model: DictConfig) -> DictConfig:
+    """The reference policy's config as verl converts it (``ActorRolloutRefWorker.init_model``)."""
+    model = deepcopy(model)
+    with open_dict(model.ref):
+        model.ref.ppo_mini_batch_size = model.actor.ppo_mini_batch_size
+        for theirs, ours in (
+            ("log_prob_micro_batch_size", "ppo_micro_batch_size"),
+            ("log_prob_micro_batch_size_per_gpu", "ppo_micro_batch_size_per_gpu"),
+            ("log_prob_use_dynamic_bsz", "use_dynamic_bsz"),
+            ("log_prob_max_token_len_per_gpu", "ppo_max_token_len_per_gpu"),
+        ):
+            model.ref[ours] = model.ref.pop(theirs, None)
+    return model.ref
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_config_runs_the_plugin_and_its_check(name: str) -> None:
+    config = compose(name, return_hydra_config=True)
+    assert config.actor_rollout_ref.rollout.agent.default_agent_loop == "multi_attempt"
+    assert config.trainer.v1.trainer_mode == "multi_attempt"
+    assert config.trainer.use_v1
+    assert config.hydra.callbacks.multi_attempt._target_ == "verl_ext.startup.StartupCheck"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_tasks_settings_are_valid(name: str) -> None:
+    assert isinstance(load_settings(compose(name).multi_attempt), TaskSettings)
+
+
+@pytest.mark.parametrize(("key", "value"), PAPER.items())
+def test_multi_attempt_has_the_papers_settings(multi_attempt: dict[str, Any], key: str, value: Any) -> None:
+    assert multi_attempt[key] == value
+
+
+@pytest.fixture(scope="module")
+def multi_attempt(hydra_configs: None) -> dict[str, Any]:
+    return resolved("multi_attempt")
+
+
+def test_the_baseline_differs_in_its_attempts_and_its_name_alone(multi_attempt: dict[str, Any]) -> None:
+    changes = {"multi_attempt.max_attempts": 1, "trainer.experiment_name": "single_turn"}
+    assert not changes.items() & multi_attempt.items()
+    assert resolved("single_turn") == resolved("multi_attempt", *(f"{key}={value}" for key, value in changes.items()))
+
+
+def test_a_misspelt_override_is_an_error() -> None:
+    with pytest.raises(ConfigCompositionException, match="max_atempts"):
+        compose("multi_attempt", overrides=["multi_attempt.max_atempts=3"])
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("+multi_attempt.foo=1", "multi_attempt.foo"),
+        ("+multi_attempt.reward.foo=1", "multi_attempt.reward.foo"),
+        ("multi_attempt.max_attempts=many", "multi_attempt.max_attempts"),
+        ("multi_attempt.max_attempts=0", "multi_attempt.max_attempts = 0"),
+        ("multi_attempt.prompts=papre", "papre"),
+    ],
+)
+def test_a_wrong_setting_of_the_task_is_an_error_that_names_it(override: str, names: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(names)):
+        load_settings(compose("multi_attempt", overrides=[override]).multi_attempt)
+
+
+def test_the_config_is_found_by_name_from_any_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", "multi_attempt", "--cfg", "job"]
+    # As a user has it: without the platform that the tests choose.
+    environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert yaml.safe_load(process.stdout)["multi_attempt"]["max_attempts"] == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- The task's settings in config/multi_attempt.yaml are their documentation ----
+
+TEXT = files("verl_ext.config").joinpath("multi_attempt.yaml").read_text("utf-8")
+
+
+def test_the_configs_settings_of_the_task_are_the_defaults() -> None:
+    defaults = OmegaConf.to_container(OmegaConf.structured(TaskSettings))
+    assert yaml.safe_load(TEXT)["multi_attempt"] == defaults
+
+
+def test_each_setting_of_the_task_has_a_comment_above_it() -> None:
+    section = re.search(r"^multi_attempt:\n(.*?)^\w", TEXT, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    lines = section[1].splitlines()
+    settings = [number for number, line in enumerate(lines) if re.match(r"\s+\w+:", line)]
+    content = OmegaConf.to_container(OmegaConf.structured(TaskSettings))
+    assert isinstance(content, dict)
+    assert len(settings) == len(list(leaves(content))) + sum(isinstance(value, dict) for value in content.values())
+    assert [lines[number] for number in settings if not has_comment(lines, number)] == []
+
+
+def has_comment(lines: list[str], number: int) -> bool:
+    """Whether a comment stands right above a setting, or above a group of settings that names this one."""
+    name = lines[number].split(":")[0].strip()
+    above = lines[number - 1].strip()
+    while number > 0 and lines[number - 1].strip() and not lines[number - 1].lstrip().startswith("#"):
+        number -= 1
+    comment = []
+    while number > 0 and lines[number - 1].lstrip().startswith("#"):
+        number -= 1
+        comment.append(lines[number])
+    return above.startswith("#") or name in "\n".join(comment)

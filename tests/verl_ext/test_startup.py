@@ -1,0 +1,412 @@
+"""Each start-up check: a run that trips it, and what it is told."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf, open_dict
+from transformers import PreTrainedTokenizerFast
+
+from multi_attempt.data import make_row, write_parquet
+from multi_attempt.toy.tokenizer import make_tokenizer
+from verl_ext import startup
+from verl_ext.startup import StartupCheck, StartupError, check
+
+Rows = list[dict[str, Any]]
+
+
+def make_rows(count: int = 4, **extra_info: Any) -> Rows:
+    rows = [make_row(f"{n}+2=?", str(n + 2), data_source="toy", index=n, split="train") for n in range(count)]
+    for row in rows:
+        row["extra_info"].update(extra_info)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def _sound(hydra_configs: None, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DictConfig:
+    folder = tmp_path_factory.mktemp("data")
+    write_parquet(make_rows(), folder / "train.parquet")
+    write_parquet(make_rows(attempts=5), folder / "validation.parquet")
+    overrides = [f"toy={folder}", f"actor_rollout_ref.model.path={model_folder}", "data.train_batch_size=2"]
+    overrides += ["trainer.total_epochs=2", "trainer.total_training_steps=4"]
+    return compose("multi_attempt_cpu", overrides=overrides)
+
+
+@pytest.fixture
+def run(_sound: DictConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DictConfig:
+    """The config of a run that may start."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in ("VERL_USE_EXTERNAL_PLUGINS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return copy.deepcopy(_sound)
+
+
+def errors(config: DictConfig) -> list[str]:
+    """What the check says, one item for each reason."""
+    with pytest.raises(StartupError) as failure:
+        check(config)
+    return str(failure.value).removeprefix("- ").split("\n- ")
+
+
+def only_error(config: DictConfig) -> str:
+    [error] = errors(config)
+    return error
+
+
+def assert_tells(error: str, *parts: str) -> None:
+    assert [part for part in parts if part not in error] == [], error
+
+
+def test_a_sound_run_passes_without_a_warning(run: DictConfig, caplog: pytest.LogCaptureFixture) -> None:
+    check(run)
+    assert caplog.records == []
+
+
+# ---- The config ----
+
+FIELDS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    (
+        {"actor_rollout_ref.rollout.agent.default_agent_loop": "single_turn_agent"},
+        ("actor_rollout_ref.rollout.agent.default_agent_loop = 'single_turn_agent'", "set it to multi_attempt"),
+    ),
+    ({"reward.reward_manager.name": "naive"}, ("reward.reward_manager.name = 'naive'", "set it to multi_attempt")),
+    ({"trainer.v1.trainer_mode": "sync"}, ("trainer.v1.trainer_mode = 'sync'", "set it to multi_attempt")),
+    ({"trainer.use_v1": False}, ("trainer.use_v1 = False", "set it to True")),
+    (
+        {"actor_rollout_ref.rollout.calculate_log_probs": False},
+        ("actor_rollout_ref.rollout.calculate_log_probs = False", "set it to True"),
+    ),
+    (
+        {"algorithm.rollout_correction.bypass_mode": True},
+        ("algorithm.rollout_correction.bypass_mode = True", "set it to False"),
+    ),
+    (
+        {"transfer_queue.backend.SimpleStorage.num_data_storage_units": 100},
+        ("num_data_storage_units = 100", "32 CPUs", "lower the first to 1, or raise ray_kwargs.ray_init.num_cpus"),
+    ),
+    (
+        {"ray_kwargs.ray_init.num_cpus": 2},
+        ("num_data_storage_units = 1", "2 CPUs", "raise ray_kwargs.ray_init.num_cpus"),
+    ),
+    (
+        {"trainer.n_gpus_per_node": 3, "ray_kwargs.ray_init.num_gpus": 2},
+        ("trainer.n_gpus_per_node * trainer.nnodes = 3", "num_gpus = 2", "make them equal"),
+    ),
+    ({"multi_attempt.max_attempts": 0}, ("multi_attempt.max_attempts = 0", "min_attempts <= max_attempts")),
+    ({"multi_attempt.prompts": "papre"}, ("prompts = 'papre'", "paper")),
+    ({"multi_attempt": None}, ("multi_attempt", "--config-name multi_attempt")),
+]
+
+
+@pytest.mark.parametrize(("changes", "parts"), FIELDS, ids=[", ".join(changes) for changes, _ in FIELDS])
+def test_a_wrong_field_is_named_with_its_value_and_the_remedy(
+    run: DictConfig, changes: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    with open_dict(run):
+        for field, value in changes.items():
+            OmegaConf.update(run, field, value)
+    assert_tells(only_error(run), *parts)
+
+
+def test_an_unknown_setting_of_the_task_is_named(run: DictConfig) -> None:
+    with open_dict(run):
+        run.multi_attempt.foo = 1
+    assert_tells(only_error(run), "multi_attempt.foo", "config/multi_attempt.yaml")
+
+
+def test_all_errors_of_the_config_are_told_at_once(run: DictConfig) -> None:
+    run.reward.reward_manager.name = "naive"
+    run.trainer.use_v1 = False
+    run.actor_rollout_ref.rollout.calculate_log_probs = False
+    assert len(errors(run)) == 3
+
+
+def test_a_running_cluster_has_its_own_resources(run: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.ray_kwargs.ray_init.num_cpus = 1
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    check(run)
+
+
+def test_without_a_number_of_cpus_the_machines_count(run: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.ray_kwargs.ray_init.num_cpus = None
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert_tells(only_error(run), "3 CPUs")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    check(run)
+
+
+@pytest.mark.parametrize("policy", ["none", "other", "other, another"])
+def test_a_policy_that_keeps_verl_from_loading_the_plugin_is_an_error(
+    run: DictConfig, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", policy)
+    assert_tells(only_error(run), f"VERL_USE_EXTERNAL_PLUGINS = {policy!r}", "unset it, or add multi_attempt")
+
+
+@pytest.mark.parametrize("policy", ["auto", "AUTO ", "multi_attempt", "other, multi_attempt"])
+def test_a_policy_that_lets_verl_load_the_plugin_is_none(
+    run: DictConfig, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", policy)
+    check(run)
+
+
+def test_a_package_that_is_not_installed_is_an_error(run: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "entry_points", lambda **_: [])
+    assert_tells(only_error(run), "entry point 'multi_attempt'", "pip install")
+
+
+@pytest.mark.parametrize(
+    ("save_freq", "steps", "warns"), [(-1, None, True), (0, 101, True), (-1, 100, False), (1, None, False)]
+)
+def test_a_long_run_without_checkpoints_is_warned_of(
+    run: DictConfig, caplog: pytest.LogCaptureFixture, save_freq: int, steps: int | None, warns: bool
+) -> None:
+    run.trainer.update(save_freq=save_freq, total_training_steps=steps, total_epochs=1000)
+    with caplog.at_level(logging.WARNING, "verl_ext"):
+        check(run)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warns
+    assert not warns or f"trainer.save_freq = {save_freq}" in caplog.text
+
+
+# ---- The data ----
+
+
+@pytest.fixture
+def files(run: DictConfig, tmp_path: Path) -> Callable[..., DictConfig]:
+    """Puts other rows in place of the training or the validation rows."""
+
+    def put(train: Rows | None = None, validation: Rows | None = None) -> DictConfig:
+        for field, rows in (("train_files", train), ("val_files", validation)):
+            if rows is not None:
+                path = tmp_path / f"{field}.jsonl"
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                run.data[field] = str(path)
+        return run
+
+    return put
+
+
+def changed(rows: Rows, number: int, *path: str, value: Any = None) -> Rows:
+    """The rows with a field of one of them set; to nothing, unless told otherwise."""
+    *outer, last = path
+    node = rows[number]
+    for key in outer:
+        node = node[key]
+    node[last] = value
+    return rows
+
+
+def question(text: str) -> Rows:
+    return [{"role": "user", "content": text}]
+
+
+GOLD = ("reward_model", "ground_truth")
+INDEX, ATTEMPTS = ("extra_info", "index"), ("extra_info", "attempts")
+
+ROWS: list[tuple[str, Rows, tuple[str, ...]]] = [
+    ("no prompt", changed(make_rows(), 1, "prompt", value=[]), ("row 1: prompt = []", "must be one")),
+    ("no question", changed(make_rows(), 1, "prompt", value=question(" ")), ("row 1: prompt = ", "no question")),
+    ("no answer", changed(make_rows(), 1, *GOLD), ("row 1: reward_model.ground_truth = None", "correct or remove")),
+    ("empty answer", changed(make_rows(), 1, *GOLD, value=""), ("row 1: reward_model.ground_truth = ''",)),
+    (
+        "answer with an open brace",
+        changed(make_rows(), 2, *GOLD, value="\\frac{1}{2"),
+        ("row 2: reward_model.ground_truth", "could stand in a box"),
+    ),
+    ("no index", changed(make_rows(), 3, *INDEX), ("row 3: extra_info.index = None", "number the rows")),
+    ("index twice", changed(make_rows(), 3, *INDEX, value=1), ("row 3: extra_info.index = 1 is row 1's too",)),
+    ("attempts below 1", changed(make_rows(), 0, *ATTEMPTS, value=0), ("row 0: extra_info.attempts = 0", "least 1")),
+    (
+        "long question",
+        changed(make_rows(), 0, "prompt", value=question("?" * 65)),
+        ("row 0: the prompt has", "data.max_prompt_length = 64", "raise the limit or remove the row"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("rows", "parts"), [case[1:] for case in ROWS], ids=[case[0] for case in ROWS])
+def test_a_training_row_that_no_episode_can_run_on_is_named(
+    files: Callable[..., DictConfig], rows: Rows, parts: tuple[str, ...]
+) -> None:
+    config = files(train=rows)
+    assert_tells(only_error(config), f"data.train_files = {config.data.train_files}", *parts)
+
+
+def test_a_validation_row_says_how_many_attempts_it_allows(files: Callable[..., DictConfig]) -> None:
+    config = files(validation=changed(make_rows(attempts=5), 2, *ATTEMPTS))
+    assert_tells(
+        only_error(config), f"data.val_files = {config.data.val_files}", "row 2: extra_info.attempts is missing"
+    )
+
+
+def test_validation_rows_may_share_an_index(files: Callable[..., DictConfig]) -> None:
+    # The same question with 1 and with 5 attempts.
+    check(files(validation=[*make_rows(attempts=1), *make_rows(attempts=5)]))
+
+
+def test_of_many_bad_rows_five_are_named_and_the_rest_counted(files: Callable[..., DictConfig]) -> None:
+    rows = [changed([row], 0, *GOLD)[0] for row in make_rows(12)]
+    found = errors(files(train=rows))
+    assert len(found) == 6
+    assert_tells(found[0], "row 0: ")
+    assert_tells(found[4], "row 4: ")
+    assert_tells(found[5], "7 more")
+
+
+def test_a_prompt_of_exactly_the_limit_passes(
+    files: Callable[..., DictConfig], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = changed(make_rows(), 0, "prompt", value=question("?" * 31))
+    length = len(
+        tokenizer.apply_chat_template(question("?" * 31 + " (5)"), add_generation_prompt=True, return_dict=False)
+    )
+    config = files(train=rows)
+    config.data.max_prompt_length = length
+    check(config)
+    config.data.max_prompt_length = length - 1
+    assert_tells(only_error(config), f"row 0: the prompt has {length} tokens")
+
+
+def test_a_prompt_is_measured_with_as_many_attempts_as_its_row_allows(
+    files: Callable[..., DictConfig], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    rows = changed(make_rows(attempts=5), 0, *ATTEMPTS, value=1_000_000)
+    rows[0]["prompt"] = question("?" * 31)
+    length = len(
+        tokenizer.apply_chat_template(question("?" * 31 + " (1000000)"), add_generation_prompt=True, return_dict=False)
+    )
+    config = files(validation=rows)
+    config.data.max_prompt_length = length - 1
+    assert_tells(only_error(config), f"row 0: the prompt has {length} tokens")
+
+
+@pytest.mark.parametrize("field", ["train_files", "val_files"])
+def test_a_missing_file_is_named(run: DictConfig, field: str) -> None:
+    run.data[field] = "/nowhere/rows.parquet"
+    assert_tells(
+        errors(run)[0], f"data.{field} = /nowhere/rows.parquet", "no such file", "name a Parquet or JSON lines"
+    )
+
+
+def test_a_file_that_is_no_parquet_is_named(run: DictConfig, tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    path.write_text("not Parquet")
+    run.data.train_files = str(path)
+    assert_tells(errors(run)[0], f"data.train_files = {path}", "name a Parquet or JSON lines file")
+
+
+def test_several_files_are_checked_as_one(run: DictConfig, tmp_path: Path) -> None:
+    more = [make_row("9+9=?", "18", data_source="toy", index=1, split="train")]
+    write_parquet(more, tmp_path / "more.parquet")
+    run.data.train_files = [run.data.train_files, str(tmp_path / "more.parquet")]
+    assert_tells(only_error(run), "row 4: extra_info.index = 1 is row 1's too")
+
+
+def test_fewer_rows_than_a_step_takes_is_an_error(run: DictConfig) -> None:
+    run.data.train_batch_size = 5
+    assert_tells(only_error(run), "data.train_batch_size = 5", "4 training rows", "lower it")
+
+
+def test_more_steps_than_the_epochs_hold_is_an_error(run: DictConfig) -> None:
+    run.trainer.update(total_epochs=3, total_training_steps=6)
+    check(run)
+    run.trainer.total_training_steps = 7
+    assert_tells(
+        only_error(run),
+        "trainer.total_training_steps = 7",
+        "trainer.total_epochs = 3",
+        "make 6 steps",
+        "raise total_epochs",
+    )
+
+
+def test_a_response_that_cannot_hold_all_attempts_is_an_error(run: DictConfig) -> None:
+    # Five attempts of 48 tokens and four times "Wrong. (n)", 30 tokens with what the chat template puts around it.
+    run.data.max_response_length = 5 * 48 + 4 * 30
+    check(run)
+    run.data.max_response_length -= 1
+    assert_tells(
+        only_error(run),
+        "data.max_response_length = 359",
+        "multi_attempt.max_attempts = 5",
+        "multi_attempt.max_tokens_per_attempt = 48",
+        "raise it to at least 360",
+    )
+
+
+def test_without_a_cap_an_attempt_needs_a_token(run: DictConfig) -> None:
+    run.multi_attempt.max_tokens_per_attempt = None
+    run.data.max_response_length = 5 * 1 + 4 * 30
+    check(run)
+    run.data.max_response_length -= 1
+    assert_tells(only_error(run), "data.max_response_length = 124", "at least 125")
+
+
+# ---- The tokenizer ----
+
+
+def test_a_model_without_a_tokenizer_is_named(run: DictConfig, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    run.actor_rollout_ref.model.path = str(tmp_path / "model")
+    assert_tells(
+        only_error(run), f"actor_rollout_ref.model.path = {tmp_path / 'model'}", "no tokenizer could be loaded"
+    )
+
+
+def test_a_tokenizer_without_a_chat_template_is_an_error(run: DictConfig, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    tokenizer.save_pretrained(tmp_path)
+    run.actor_rollout_ref.model.tokenizer_path = str(tmp_path)
+    assert_tells(only_error(run), "no chat template", "actor_rollout_ref.model.custom_chat_template")
+    run.actor_rollout_ref.model.custom_chat_template = template
+    check(run)
+
+
+# ---- The callback ----
+
+
+def test_the_callback_ends_the_process_before_it_starts_anything(
+    run: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_TARGET_DEVICE", "")
+    run.trainer.use_v1 = False
+    with pytest.raises(SystemExit) as ended:
+        StartupCheck().on_job_start(run)
+    assert_tells(str(ended.value.code), "The run cannot start", "- trainer.use_v1 = False")
+
+
+def test_the_callback_lets_a_sound_run_start_on_its_platform(run: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERL_PLATFORM")
+    monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)
+    StartupCheck().on_job_start(run, config_name="multi_attempt_cpu")
+    assert os.environ["VERL_PLATFORM"] == os.environ["VLLM_TARGET_DEVICE"] == "cpu"
+
+
+def test_on_another_device_the_callback_selects_no_platform(run: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VERL_PLATFORM")
+    run.trainer.device = "cuda"
+    StartupCheck().on_job_start(run)
+    assert "VERL_PLATFORM" not in os.environ
+
+
+def test_hydra_runs_the_check_before_verl_starts(tmp_path: Path) -> None:
+    # The default, in a folder where nobody has made the toy task.
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", "multi_attempt_cpu"]
+    environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 1
+    assert_tells(process.stderr, "The run cannot start", "actor_rollout_ref.model.path = outputs/toy/model")
+    assert "Traceback" not in process.stderr
