@@ -1,7 +1,7 @@
 """Accuracy by the number of attempts allowed: the paper's evaluation, on vLLM in this process.
 
-The protocol is the paper's (``oracle``): for each k one run (greedy by default) with N = k, whose prompts say k and whose
-dialogues the ground truth ends. Episodes, prompts, grader and tokens are those of training.
+The protocol is the paper's (``oracle``): for each k one run (greedy by default) with N = k, whose prompts say k and
+whose dialogues the ground truth ends. Episodes, prompts, grader and tokens are those of training.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=40, help="PPO steps (default 40)")
     parser.add_argument("--skip-evaluation", action="store_true", help="train only")
     arguments = parser.parse_args()
+    # Threads that wait must not spin: there are more of them than cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     started = time.monotonic()
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
