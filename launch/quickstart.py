@@ -35,8 +35,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=40, help="PPO steps (default 40)")
     parser.add_argument("--skip-evaluation", action="store_true", help="train only")
     arguments = parser.parse_args()
-    # Threads that wait must not spin: there are more of them than cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait must not spin, there are more of them than cores; and a first look reports nothing to anyone.
+    for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("VLLM_NO_USAGE_STATS", "1"), ("RAY_USAGE_STATS_ENABLED", "0")):
+        os.environ.setdefault(name, value)
     started = time.monotonic()
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)

@@ -50,8 +50,8 @@ class ToySettings:
     max_gradient_norm: float = 1.0
 
     max_attempts: int = 5
-    first_right: float = 0.5
-    retry_right: float = 0.55
+    first_right: float = 0.4
+    retry_right: float = 0.45
     repeat_wrong: float = 0.4
 
     max_new_tokens: int = 48

@@ -197,6 +197,16 @@ async def test_an_attempts_tokens_are_kept_as_the_engine_generated_them(
     assert transcript(output)["stop"] == "correct"
 
 
+async def test_the_end_of_the_turn_is_no_part_of_the_attempts_text(
+    config: DictConfig, play: Play, server: FakeServer
+) -> None:
+    config.multi_attempt.prompts = "paper"
+    config.data.max_prompt_length = 1024
+    server.script = [[*b"<think>2+2</think> <answer>\\boxed{4}</answer>", END]]
+    [attempt] = transcript(await play(attempts=1))["attempts"]
+    assert attempt["well_formed"]
+
+
 async def test_feedback_takes_the_role_and_the_wording_of_the_prompt_set(
     config: DictConfig, play: Play, server: FakeServer
 ) -> None:
