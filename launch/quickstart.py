@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -32,12 +33,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=40, help="PPO steps (default 40)")
+    parser.add_argument("--steps", type=int, default=30, help="PPO steps (default 30)")
     parser.add_argument("--skip-evaluation", action="store_true", help="train only")
     arguments = parser.parse_args()
     # Threads that wait must not spin, there are more of them than cores; and a first look reports nothing to anyone.
     for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("VLLM_NO_USAGE_STATS", "1"), ("RAY_USAGE_STATS_ENABLED", "0")):
         os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that training is ended too
     started = time.monotonic()
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)

@@ -166,7 +166,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             with simple_timer("tool_calls", rollout.metrics):
                 verdict = await self._grader.grade_async(episode.extract(text), gold)
             before = episode.messages
-            truncated = not response_ids or response_ids[-1] not in self._end_ids
+            truncated = response_ids[-1] not in self._end_ids
             if episode.record(text, verdict, span=span, truncated=truncated) is not None:
                 await self._append_feedback(rollout, before)
 
@@ -181,6 +181,8 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             output = await self._generate(request_id, tokens.ids, {**sampling_params, "max_tokens": limit})
         _note_engine_facts(output, rollout)
         start, response_ids = len(tokens.mask), list(output.token_ids)
+        if not response_ids:
+            raise RuntimeError("the engine generated no token, not even one that ends the turn")
         log_probs = [] if tokens.log_probs is None and output.log_probs is not None else tokens.log_probs
         merged, mask, log_probs = await self.ct_merge_assistant_token(
             tokens.ids, response_ids, tokens.mask, log_probs, assistant_logprobs=output.log_probs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from multi_attempt.answers import boxed
 from multi_attempt.config import TaskSettings
+from multi_attempt.prompts import Message
 
 # With many bad rows, this many are named and the rest counted.
 _NAMED_ROWS = 5
@@ -23,19 +25,45 @@ def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
     if tokenizer is None:
         yield error
         return
-    for field in ("train_files", "val_files"):
+    chat = _Chat(tokenizer, dict(config.data.apply_chat_template_kwargs))
+    longest_question = ""
+    for name in ("train_files", "val_files"):
         try:
-            rows = _load(config.data[field])
+            rows = _load(config.data[name])
         except (OSError, ValueError) as failure:
-            yield f"data.{field} = {config.data[field]}: {failure}; name a Parquet or JSON lines file in verl's schema"
+            yield f"data.{name} = {config.data[name]}: {failure}; name a Parquet or JSON lines file in verl's schema"
             continue
-        problems = list(_row_errors(rows, config, settings, tokenizer, validation=field == "val_files"))
-        yield from (f"data.{field} = {config.data[field]}: {problem}" for problem in problems[:_NAMED_ROWS])
+        problems = list(_row_errors(rows, config, settings, chat, validation=name == "val_files"))
+        yield from (f"data.{name} = {config.data[name]}: {problem}" for problem in problems[:_NAMED_ROWS])
         if len(problems) > _NAMED_ROWS:
-            yield f"data.{field} = {config.data[field]}: {len(problems) - _NAMED_ROWS} more problems of this kind"
-        if field == "train_files":
+            yield f"data.{name} = {config.data[name]}: {len(problems) - _NAMED_ROWS} more problems of this kind"
+        if name == "train_files":
             yield from _step_errors(len(rows), config)
-    yield from _budget_errors(config, settings, tokenizer)
+            longest_question = max((_question(row, config) for row in rows), key=len, default="")
+    yield from _budget_errors(config, settings, chat, longest_question)
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """The lengths of dialogues in tokens."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template_kwargs: dict[str, Any]
+    _overheads: dict[tuple[str, ...], int] = field(default_factory=dict)
+
+    def length(self, messages: Sequence[Message], generation: bool = True) -> int:
+        """Tokens of a dialogue, with the opening of the assistant's next turn or without."""
+        ids = self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=generation, return_dict=False, **self.template_kwargs
+        )
+        return len(ids)
+
+    def overhead(self, messages: Sequence[Message]) -> int:
+        """Tokens that the template adds to messages of these roles: more than it adds when they have any content."""
+        roles = tuple(message["role"] for message in messages)
+        if roles not in self._overheads:
+            self._overheads[roles] = self.length([{"role": role, "content": "?"} for role in roles])
+        return self._overheads[roles]
 
 
 def _tokenizer(config: DictConfig) -> tuple[PreTrainedTokenizerBase | None, str]:
@@ -71,16 +99,12 @@ def _load(files: Any) -> list[dict[str, Any]]:
 
 
 def _row_errors(
-    rows: list[dict[str, Any]],
-    config: DictConfig,
-    settings: TaskSettings,
-    tokenizer: PreTrainedTokenizerBase,
-    validation: bool,
+    rows: list[dict[str, Any]], config: DictConfig, settings: TaskSettings, chat: _Chat, validation: bool
 ) -> Iterator[str]:
     indices: dict[int, int] = {}
     for number, row in enumerate(rows):
         prompt = row.get(config.data.prompt_key)
-        if not prompt or not str(prompt[-1].get("content") or "").strip():
+        if not _question(row, config).strip():
             yield f"row {number}: {config.data.prompt_key} = {prompt!r} holds no question: its last message must be one"
             continue
         gold = (row.get("reward_model") or {}).get("ground_truth")
@@ -104,27 +128,30 @@ def _row_errors(
             )
         elif attempts is not None and (not isinstance(attempts, int) or attempts < 1):
             yield f"row {number}: extra_info.attempts = {attempts!r} must be a whole number of at least 1"
-        yield from _prompt_length_error(number, str(prompt[-1]["content"]), config, settings, tokenizer)
+        allowed = attempts if isinstance(attempts, int) and attempts > 0 else settings.max_attempts
+        limit = config.data.max_prompt_length
+        yield from _prompt_length_error(number, _question(row, config), allowed, limit, settings, chat)
 
 
 def _prompt_length_error(
-    number: int, question: str, config: DictConfig, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase
+    number: int, question: str, attempts: int, limit: int, settings: TaskSettings, chat: _Chat
 ) -> Iterator[str]:
-    messages = settings.prompt_set.opening(question, settings.max_attempts)
-    limit = config.data.max_prompt_length
-    # A token has at least a byte, and a message adds few tokens of its own: most rows need no tokenizer.
-    if sum(len(message["content"].encode(errors="surrogatepass")) + 16 for message in messages) <= limit:
+    messages = settings.prompt_set.opening(question, attempts)
+    # A token has at least a byte, so that most rows need no tokenizer.
+    size = sum(len(message["content"].encode(errors="surrogatepass")) for message in messages)
+    if size + chat.overhead(messages) <= limit:
         return
-    length = len(
-        tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False, **config.data.apply_chat_template_kwargs
-        )
-    )
+    length = chat.length(messages)
     if length > limit:
         yield (
             f"row {number}: the prompt has {length} tokens, more than data.max_prompt_length = {limit}, and verl would "
             "cut its beginning off; raise the limit or remove the row"
         )
+
+
+def _question(row: dict[str, Any], config: DictConfig) -> str:
+    prompt = row.get(config.data.prompt_key) or [{}]
+    return str(prompt[-1].get("content") or "")
 
 
 def _step_errors(rows: int, config: DictConfig) -> Iterator[str]:
@@ -141,23 +168,13 @@ def _step_errors(rows: int, config: DictConfig) -> Iterator[str]:
         )
 
 
-def _budget_errors(config: DictConfig, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+def _budget_errors(config: DictConfig, settings: TaskSettings, chat: _Chat, longest_question: str) -> Iterator[str]:
     """Whether the last attempt fits when all before it are as long as they may be."""
-    feedback = settings.prompt_set.after_wrong("", settings.max_attempts, settings.repeat_question)
     opening = settings.prompt_set.opening("?", settings.max_attempts)
+    feedback = settings.prompt_set.after_wrong(longest_question, settings.max_attempts, settings.repeat_question)
     attempt = {"role": "assistant", "content": "?"}
-
-    def length(*messages: Any) -> int:
-        return len(
-            tokenizer.apply_chat_template(
-                [*opening, *messages],
-                add_generation_prompt=True,
-                return_dict=False,
-                **config.data.apply_chat_template_kwargs,
-            )
-        )
-
-    between = length(attempt, feedback) - length(attempt) + 1  # with the newline after the attempt
+    # What stands between the token that ends an attempt and the first of the next one.
+    between = chat.length([*opening, attempt, feedback]) - chat.length([*opening, attempt], generation=False) + 1
     attempts, cap = settings.max_attempts, settings.max_tokens_per_attempt or 1
     needed = attempts * cap + (attempts - 1) * between
     if needed > config.data.max_response_length:

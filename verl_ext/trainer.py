@@ -10,7 +10,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from multi_attempt.config import load_settings
-from multi_attempt.episode import Transcript
+from multi_attempt.episode import StopReason, Transcript
 from multi_attempt.metrics import batch_metrics
 from verl_ext.agent_loop import TRANSCRIPT_KEY
 from verl_ext.plugin import NAME
@@ -58,12 +58,13 @@ class MultiAttemptTrainer(PPOTrainerSync):
 
     def _check_episodes(self, batch: KVBatchMeta) -> None:
         transcripts = _transcripts(batch)
-        failed = [transcript.error for transcript in transcripts if transcript.error]
+        failed = [transcript for transcript in transcripts if transcript.stop is StopReason.ABORTED]
         if len(failed) > self._task.episode.max_error_rate * len(transcripts):
+            first = next((transcript.error for transcript in failed if transcript.error), "all were aborted")
             raise TooManyFailedEpisodes(
-                f"{len(failed)} of {len(transcripts)} episodes of step {self.global_steps} failed, more than "
-                f"multi_attempt.episode.max_error_rate = {self._task.episode.max_error_rate} allows; "
-                f"the first error: {failed[0]}"
+                f"{len(failed)} of {len(transcripts)} episodes of step {self.global_steps} failed or were aborted, "
+                f"more than multi_attempt.episode.max_error_rate = {self._task.episode.max_error_rate} allows; the "
+                f"first error: {first}"
             )
 
     def _compute_metrics(

@@ -149,8 +149,8 @@ def test_demonstrations_are_about_half_wrong_and_sometimes_repeat() -> None:
         first.append(right[0])
         later += right[1:]
         repeats += len(said) - len(set(said))
-    assert 0.4 < sum(first) / len(first) < 0.6
-    assert 0.5 < sum(later) / len(later) < 0.6
+    assert 0.3 < sum(first) / len(first) < 0.5
+    assert 0.4 < sum(later) / len(later) < 0.5
     assert repeats > 0
 
 
