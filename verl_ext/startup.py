@@ -120,21 +120,22 @@ def _warn_of_no_checkpoints(config: DictConfig) -> None:
 
 
 def _resources(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
+    from verl.single_controller.ray import ResourcePoolManager
+
     ray_init = config.ray_kwargs.ray_init
     if os.environ.get("RAY_ADDRESS") or ray_init.get("address"):
         return  # a running cluster has its own resources
     cpus = ray_init.get("num_cpus") or os.cpu_count() or 1
     storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
     slots = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    # Each of these actors takes one of Ray's CPUs: storage units, TransferQueue's controller, the task runner, the
-    # agent loop and reward workers, and what colocates with a training slot.
-    others = 2 + config.actor_rollout_ref.rollout.agent.num_workers + config.reward.num_workers
-    if storage + slots + others > cpus:
+    # What Ray holds CPUs for: storage units and their controller, one each; what verl reserves for each training process;
+    # and one more, without which no actor that needs none to run can be placed.
+    needed = storage + 1 + slots * ResourcePoolManager.max_colocate_count + 1
+    if needed > cpus:
         yield (
-            f"transfer_queue.backend.SimpleStorage.num_data_storage_units = {storage}, trainer.n_gpus_per_node * "
-            f"trainer.nnodes = {slots} and {others} other actors need more than Ray's {cpus} CPUs, and the run would "
-            "wait for them for ever; lower the first to 1, or raise ray_kwargs.ray_init.num_cpus (actors that wait "
-            "need no core of their own)"
+            f"transfer_queue.backend.SimpleStorage.num_data_storage_units = {storage} and trainer.n_gpus_per_node * "
+            f"trainer.nnodes = {slots} take {needed} of Ray's {cpus} CPUs, and the run would wait for them for ever; "
+            "lower the first to 1, or raise ray_kwargs.ray_init.num_cpus (actors that wait need no core of their own)"
         )
     gpus = ray_init.get("num_gpus")
     if gpus is not None and slots > gpus:
