@@ -128,8 +128,8 @@ def _resources(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
     cpus = ray_init.get("num_cpus") or os.cpu_count() or 1
     storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
     slots = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    # What Ray holds CPUs for: storage units and their controller, one each; what verl reserves for each training process;
-    # and one more, without which no actor that needs none to run can be placed.
+    # What Ray holds CPUs for: storage units and their controller, one each; what verl reserves for each training
+    # process; and one more, without which no actor that needs none to run can be placed.
     needed = storage + 1 + slots * ResourcePoolManager.max_colocate_count + 1
     if needed > cpus:
         yield (
