@@ -57,7 +57,7 @@ def tokenizer(model_dir: Path) -> PreTrainedTokenizerFast:
 
 
 def test_each_byte_is_one_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert len(tokenizer) == 259
+    assert len(tokenizer) == 260
     assert tokenizer.encode("\n") == [10]
     assert tokenizer.encode(" a\r\n é") == [32, 97, 13, 10, 32, 0xC3, 0xA9]
     assert tokenizer.encode("<|endoftext|><|im_start|>x<|im_end|>") == [PAD, START, ord("x"), END]
@@ -222,7 +222,7 @@ def test_build_writes_once_and_notices_an_interrupted_build(tmp_path: Path, caps
         "prompt": [{"role": "user", "content": questions[1].question}],
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": questions[1].answer},
-        "extra_info": {"index": 1, "split": "train"},
+        "extra_info": {"index": 1, "split": "train", "attempts": None},
     }
     assert [row["extra_info"] for row in heldout["train"]] == [{"index": i, "split": "heldout"} for i in range(4)]
 
