@@ -224,7 +224,9 @@ def test_build_writes_once_and_notices_an_interrupted_build(tmp_path: Path, caps
         "reward_model": {"style": "rule", "ground_truth": questions[1].answer},
         "extra_info": {"index": 1, "split": "train", "attempts": None},
     }
-    assert [row["extra_info"] for row in heldout["train"]] == [{"index": i, "split": "heldout"} for i in range(4)]
+    assert [row["extra_info"] for row in heldout["train"]] == [
+        {"index": index, "split": "heldout", "attempts": None} for index in range(4)
+    ]
 
     capsys.readouterr()
     assert build_toy(tmp_path / "toy", **options) == record  # type: ignore[arg-type]
