@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from multi_attempt.config import TaskSettings
 from multi_attempt.episode import Episode, StopReason
-from multi_attempt.grading import Grader
 
 PROTOCOL = "oracle"
 """What the model is told: after each attempt, by the ground truth, whether it was right."""
@@ -169,7 +168,7 @@ def _play(
     name: str,
 ) -> None:
     """Play all episodes to their end, one attempt of each at a time."""
-    grader = Grader(settings.grader.deadline, settings.grader.workers, settings.grader.memory_mb)
+    grader = settings.grader.make()
     with tqdm(total=len(runs), desc=f"Evaluating {name}", unit="episode") as progress:
         while active := [run for run in runs if not run.episode.done]:
             room = [max_response_length - (len(run.ids) - run.prompt_length) for run in active]

@@ -10,6 +10,7 @@ from typing import Any, Optional
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from multi_attempt.grading import Grader, Policies
 from multi_attempt.prompts import PromptSet, load_prompt_set
 from multi_attempt.rewards import RewardRule
 
@@ -22,6 +23,11 @@ class GraderSettings:
     deadline: float = 2.0
     workers: int = 1
     memory_mb: int = 2048
+    policies: Policies = field(default_factory=Policies)
+
+    def make(self) -> Grader:
+        """A grader with these settings."""
+        return Grader(self.deadline, self.workers, self.memory_mb, self.policies)
 
 
 @dataclass
@@ -91,7 +97,8 @@ class TaskSettings:
             raise ValueError(
                 f"multi_attempt.max_tokens_per_attempt = {self.max_tokens_per_attempt} must be at least 1, or null"
             )
-        for name, value in vars(self.grader).items():
+        for name in ("deadline", "workers", "memory_mb"):
+            value = getattr(self.grader, name)
             if not 0 < value < math.inf:
                 raise ValueError(f"multi_attempt.grader.{name} = {value} must be positive")
         if not self.episode.timeout > 0 or self.episode.abort_retries < 0 or not 0 <= self.episode.max_error_rate <= 1:

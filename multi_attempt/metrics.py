@@ -32,6 +32,7 @@ def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
         if transcript.prompt_tokens
         else None,
         "grader_timeouts": float(sum(attempt.reason == "timeout" for attempt in attempts)),
+        "grader_memory_limits": float(sum(attempt.reason == "memory" for attempt in attempts)),
         "episode_errors": float(bool(transcript.error)),
     }
 
@@ -41,7 +42,7 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
 
     Rates per attempt (``retry_success``, ``repeat_rate``, ``format_rate``, ``tokens_per_attempt``) weigh attempts
     equally, ``cached_token_fraction`` tokens; ``success_by_budget/k`` is the success of the episodes that were allowed
-    k attempts; ``grader_timeouts`` and ``episode_errors`` are counts.
+    k attempts; ``grader_timeouts``, ``grader_memory_limits`` and ``episode_errors`` are counts.
 
     Args:
         transcripts: the episodes.
@@ -71,6 +72,7 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
             sum(transcript.cached_tokens for transcript in transcripts) / prompt_tokens if prompt_tokens else None
         ),
         "grader_timeouts": float(sum(attempt.reason == "timeout" for attempt in attempts)),
+        "grader_memory_limits": float(sum(attempt.reason == "memory" for attempt in attempts)),
         "episode_errors": float(sum(bool(transcript.error) for transcript in transcripts)),
     }
     return {PREFIX + name: float("nan") if value is None else value for name, value in values.items()}

@@ -105,7 +105,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         cls = type(self)
         if cls._shared is None or cls._shared.config is not self.config:
             settings = load_settings(self.config.get(NAME))
-            grader = Grader(settings.grader.deadline, settings.grader.workers, settings.grader.memory_mb)
+            grader = settings.grader.make()
             grader.warm_up()
             end_ids = end_of_turn_ids(self.tokenizer, self.apply_chat_template_kwargs)
             cls._shared = _Shared(self.config, settings, grader, end_ids)

@@ -27,6 +27,7 @@ NAMES = {
     "tokens_per_attempt",
     "cached_token_fraction",
     "grader_timeouts",
+    "grader_memory_limits",
     "episode_errors",
 }
 
@@ -126,6 +127,7 @@ def test_measures_of_a_solved_episode() -> None:
             "tokens_per_attempt": 30.0,
             "cached_token_fraction": 0.8,
             "grader_timeouts": 0.0,
+            "grader_memory_limits": 0.0,
             "episode_errors": 0.0,
         }
     )
@@ -148,6 +150,7 @@ def test_measures_of_a_failed_episode() -> None:
             "tokens_per_attempt": 55.0,
             "cached_token_fraction": 0.0,
             "grader_timeouts": 2.0,
+            "grader_memory_limits": 0.0,
             "episode_errors": 0.0,
         }
     )
@@ -202,6 +205,7 @@ def test_measures_of_a_batch() -> None:
         # By tokens; the mean of the episodes' fractions would be 0.4.
         "cached_token_fraction": 240 / 400,
         "grader_timeouts": 2.0,
+        "grader_memory_limits": 0.0,
         "episode_errors": 1.0,
     }
     assert metrics == pytest.approx({PREFIX + name: value for name, value in expected.items()}, nan_ok=True)

@@ -22,9 +22,9 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
 
 from multi_attempt.budget import draw_attempts
+from multi_attempt.config import GraderSettings
 from multi_attempt.grading import Grader
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
-from verl_ext import agent_loop
 from verl_ext.agent_loop import MultiAttemptAgentLoop, TokenStream, end_of_turn_ids
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def grader() -> Iterator[Grader]:
 
 @pytest.fixture(autouse=True)
 def _shared_grader(monkeypatch: pytest.MonkeyPatch, grader: Grader) -> None:
-    monkeypatch.setattr(agent_loop, "Grader", lambda *_: grader)
+    monkeypatch.setattr(GraderSettings, "make", lambda _: grader)
     monkeypatch.setattr(MultiAttemptAgentLoop, "_shared", None)
 
 
@@ -413,20 +413,21 @@ async def test_no_attempts_of_a_parquet_file_with_other_rows_means_drawn(play: P
 async def test_episodes_of_a_run_share_a_grader(
     config: DictConfig, tokenizer: PreTrainedTokenizerFast, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[tuple[Any, ...]] = []
+    made: list[Any] = []
 
-    class CountedGrader(Grader):
-        def __init__(self, *arguments: Any) -> None:
-            made.append(arguments)
-
+    class WarmedGrader(Grader):
         def warm_up(self) -> None:
-            made.append(("warm",))
+            made.append("warm")
 
-    monkeypatch.setattr(agent_loop, "Grader", CountedGrader)
+    def make(settings: GraderSettings) -> Grader:
+        made.append(settings)
+        return WarmedGrader()
+
+    monkeypatch.setattr(GraderSettings, "make", make)
     config.multi_attempt.grader.update(deadline=3.0, workers=2, memory_mb=512)
     for _ in range(3):
         build(config, tokenizer, server)
-    assert made == [(3.0, 2, 512), ("warm",)]
+    assert made == [GraderSettings(deadline=3.0, workers=2, memory_mb=512), "warm"]
 
 
 # ---- Episodes that fail ----

@@ -41,6 +41,7 @@ _METRICS = {
     "tokens_per_attempt",
     "cached_token_fraction",
     "grader_timeouts",
+    "grader_memory_limits",
     "episode_errors",
 }
 

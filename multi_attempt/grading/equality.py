@@ -1,0 +1,524 @@
+r"""What counts as equal: the rules for numbers, expressions, relations, lists, sets, intervals and matrices.
+
+The table of rules, with examples each way, is ``tests/multi_attempt/equality_rules.yaml``; where a rule is a matter of
+judgement it is a field of :class:`multi_attempt.grading.policies.Policies`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from multi_attempt.grading.notation import Unreadable, unit_key
+from multi_attempt.grading.policies import Policies
+from multi_attempt.grading.reading import Node, number
+from multi_attempt.grading.regions import infinity_of, is_interval, merged, pieces_of
+from multi_attempt.grading.relations import (
+    FLIPPED,
+    STRUCTURES,
+    Relation,
+    is_labelled,
+    items_of,
+    label_of,
+    plus_minus,
+    relation_of,
+    renamed,
+    same_label,
+    unlabelled,
+)
+from multi_attempt.grading.values import (
+    LARGEST_BITS,
+    POSITIVE_POINTS,
+    SIGNED_POINTS,
+    Budget,
+    Point,
+    TooLarge,
+    Undefined,
+    equal_at,
+    exact,
+    holds_pi,
+    value,
+    variables,
+)
+
+# Points to compare formulas at, and how many of them are enough.
+_SAMPLES = (
+    (range(POSITIVE_POINTS), 4),
+    (range(POSITIVE_POINTS, POSITIVE_POINTS + SIGNED_POINTS), 3),
+)
+_FLOAT_DIGITS = 15
+_MOST_ANSWERS = 60  # side by side, spelt differently on both sides; more are not compared in any order
+_MARKS = frozenset({"unit", "degree", "percent", "base", "modulo"})
+
+
+@dataclass
+class Comparison:
+    """One comparison of two trees.
+
+    Attributes:
+        policies: the judgement calls.
+        budget: what it may cost.
+    """
+
+    policies: Policies = field(default_factory=Policies)
+    budget: Budget = field(default_factory=Budget)
+
+    def same(self, left: Node, right: Node) -> bool:
+        """Whether two trees are equal.
+
+        Raises:
+            Unreadable: a part is beyond the rules: another layer must decide.
+            TooLarge: a part is beyond the limits.
+        """
+        self.budget.spend()
+        if left == right:
+            return left.op != "relation" or relation_of(left, self.same) is not None
+        left, right = plus_minus(left), plus_minus(right)
+        if "relation" in (left.op, right.op):
+            return self._same_relations(left, right)
+        if left.op in _MARKS or right.op in _MARKS:
+            return self._same_marks(left, right)
+        if left.op in STRUCTURES or right.op in STRUCTURES:
+            return self._same_structures(left, right)
+        return self._same_values(left, right)
+
+    # ---- Marks: units, degrees, percent, bases ----
+
+    def _same_marks(self, left: Node, right: Node) -> bool:
+        for mark, compare in (
+            ("unit", self._same_unit),
+            ("modulo", self._same_modulo),
+            ("percent", self._same_percent),
+            ("degree", self._same_degrees),
+            ("base", self._same_base),
+        ):
+            if left.op == mark:
+                return compare(left, right)
+            if right.op == mark:
+                return compare(right, left)
+        raise AssertionError("a mark without a rule")
+
+    def _same_unit(self, marked: Node, other: Node) -> bool:
+        if other.op == "unit":
+            keys = unit_key(marked.name), unit_key(other.name)
+            if None not in keys and keys[0] != keys[1]:
+                return False
+            return self.same(marked.args[0], other.args[0])
+        return self.policies.bare_unit and other.op != "text" and self.same(marked.args[0], other)
+
+    def _same_modulo(self, marked: Node, other: Node) -> bool:
+        if other.op == "modulo":
+            return self.same(marked.args[1], other.args[1]) and self.same(marked.args[0], other.args[0])
+        return self.policies.bare_unit and self.same(marked.args[0], other)
+
+    def _same_percent(self, marked: Node, other: Node) -> bool:
+        if other.op == "percent":
+            return self.same(marked.args[0], other.args[0])
+        if self.policies.bare_percent and self.same(marked.args[0], other):
+            return True
+        return self.same(Node("/", (marked.args[0], number(100))), other)
+
+    def _same_degrees(self, marked: Node, other: Node) -> bool:
+        if other.op == "degree":
+            return self.same(marked.args[0], other.args[0])
+        if self.policies.bare_degrees and self.same(marked.args[0], other):
+            return True
+        radians = Node("/", (Node("*", (marked.args[0], Node("symbol", name=r"\pi"))), number(180)))
+        return holds_pi(other) and self.same(radians, other)
+
+    def _same_base(self, marked: Node, other: Node) -> bool:
+        if other.op == "base":
+            return marked.name == other.name and marked.args[0].value == other.args[0].value
+        return self.policies.bare_base and other.op == "number" and other.value == marked.args[0].value
+
+    # ---- Values ----
+
+    def _same_values(self, left: Node, right: Node) -> bool:
+        if infinity_of(left) or infinity_of(right):
+            return infinity_of(left) == infinity_of(right)
+        try:
+            left_exact, right_exact = exact(left, self.budget), exact(right, self.budget)
+        except Undefined:
+            return False
+        if left_exact is not None and right_exact is not None:
+            if left_exact == right_exact:
+                return True
+            return self._is_rounding(left, left_exact, right, right_exact) or self._is_rounding(
+                right, right_exact, left, left_exact
+            )
+        names = variables(left) | variables(right)
+        if names:
+            return self._same_everywhere(left, right)
+        if self._rounds_to(left, left_exact, right) or self._rounds_to(right, right_exact, left):
+            return True
+        return any(self._same_at(left, right, base) for base in _log_bases(left, right))
+
+    def _same_at(self, left: Node, right: Node, log_base: int) -> bool:
+        """Equality of constants, over the reals or, where they leave them, over the complex numbers."""
+        for real in (True, False):
+            try:
+                return equal_at(left, right, Point(real=real, log_base=log_base), self.budget)
+            except Undefined:
+                continue
+        return False
+
+    def _same_everywhere(self, left: Node, right: Node) -> bool:
+        integers = frozenset(self.policies.integers.split())
+        return any(self._agree(left, right, integers, base) for base in _log_bases(left, right))
+
+    def _agree(self, left: Node, right: Node, integers: frozenset[str], log_base: int) -> bool:
+        """Equality at points where both are defined over the reals; where none is found, at complex values.
+
+        Some of the points are positive (where most formulas are defined), some have both signs (``|x|`` is not ``x``).
+        """
+        seen = 0
+        for numbers, enough in _SAMPLES:
+            found = 0
+            for at in numbers:
+                same = self._equal_where_defined(left, right, Point(at, integers, True, log_base))
+                if same is False:
+                    return False
+                found += same is True
+                if found == enough:
+                    break
+            seen += found
+        if seen > 1:
+            return True
+        for at in _SAMPLES[0][0][:4]:
+            same = self._equal_where_defined(left, right, Point(at, integers, False, log_base))
+            if same is False:
+                return False
+            seen += same is True
+        return seen > 1
+
+    def _equal_where_defined(self, left: Node, right: Node, point: Point) -> bool | None:
+        try:
+            return equal_at(left, right, point, self.budget)
+        except Undefined:
+            return None
+        except TooLarge:
+            if self.budget.steps < 0:
+                raise
+            return None
+
+    def _is_rounding(self, decimal: Node, rounded: Fraction, other: Node, exactly: Fraction) -> bool:
+        """Whether a decimal is cut or rounded from a fraction whose own decimals never end."""
+        if _last_place(other) is not None or _terminates(exactly):
+            return False
+        return self._is_near(decimal, rounded, exactly)
+
+    def _rounds_to(self, decimal: Node, rounded: Fraction | None, other: Node) -> bool:
+        """Whether a decimal is cut or rounded from a constant that is no fraction."""
+        if rounded is None or _last_place(decimal) is None:
+            return False
+        point = Point()
+        try:
+            return self._is_near(decimal, point.constant(rounded), value(other, point, self.budget))
+        except Undefined:
+            return False
+
+    def _is_near(self, decimal: Node, rounded: Any, exactly: Any) -> bool:
+        place = _last_place(decimal)
+        if place is None or not self.policies.rounded_digits:
+            return False
+        scale = type(rounded)(place.numerator) / place.denominator
+        if abs(rounded) < scale * 10 ** (self.policies.rounded_digits - 1):
+            return False
+        if abs(rounded) >= scale * 10 ** (_FLOAT_DIGITS - 1):  # a float as it is printed: its last digit may be off
+            return bool(abs(rounded - exactly) <= scale)
+        cut = abs(exactly) - abs(rounded)
+        return bool(2 * abs(rounded - exactly) <= scale or (rounded * exactly > 0 and 0 <= cut < scale))
+
+    # ---- Structures ----
+
+    def _same_structures(self, left: Node, right: Node) -> bool:
+        if "text" in (left.op, right.op):
+            return _same_text(left, right)
+        if "ratio" in (left.op, right.op):
+            return self._same_ratios(left, right)
+        if "matrix" in (left.op, right.op):
+            return self._same_matrices(left, right)
+        if (
+            left.op in ("union", "minus")
+            or right.op in ("union", "minus")
+            or (is_interval(left) and is_interval(right))
+        ):
+            return self._same_regions(left, right)
+        kinds = {left.op, right.op}
+        if kinds <= {"several", "set"}:
+            return self._same_several(left, right)
+        if kinds == {"group"}:
+            return self._same_groups(left, right)
+        if kinds == {"group", "several"}:
+            group, bare = (left, right) if left.op == "group" else (right, left)
+            values = [unlabelled(item) for item in bare.args] if is_labelled(bare) else bare.args
+            return group.name == "()" and self._same_in_order(group.args, values)
+        return False
+
+    def _same_in_order(self, left: Sequence[Node], right: Sequence[Node]) -> bool:
+        return len(left) == len(right) and all(map(self.same, left, right))
+
+    def _same_groups(self, left: Node, right: Node) -> bool:
+        # Of two parts the brackets say which ends belong to an interval; longer ones are vectors.
+        if left.name != right.name and (len(left.args) < 3 or not {left.name, right.name} <= {"()", "[]"}):
+            return False
+        return self._same_in_order(left.args, right.args)
+
+    def _same_several(self, left: Node, right: Node) -> bool:
+        left_items, right_items = items_of(left), items_of(right)
+        if is_labelled(left) and is_labelled(right):
+            labels = [{label_of(item): item for item in items} for items in (left_items, right_items)]
+            if labels[0].keys() == labels[1].keys():
+                return all(self.same(item, labels[1][label]) for label, item in labels[0].items())
+            left_items, right_items = list(map(unlabelled, left_items)), list(map(unlabelled, right_items))
+            return self._same_in_order(left_items, right_items)
+        if is_labelled(left) or is_labelled(right):
+            left_items, right_items = list(map(unlabelled, left_items)), list(map(unlabelled, right_items))
+            return self._same_in_order(left_items, right_items)
+        if not self.policies.any_order and "set" not in (left.op, right.op):
+            return self._same_in_order(left_items, right_items)
+        return self._same_in_any_order(left_items, right_items)
+
+    def _same_in_any_order(self, left: list[Node], right: list[Node]) -> bool:
+        common = Counter(left) & Counter(right)
+        left, right = list((Counter(left) - common).elements()), list((Counter(right) - common).elements())
+        if not left and not right:
+            return True
+        if max(len(left), len(right)) > _MOST_ANSWERS:
+            return False
+        if len(left) != len(right):
+            # A repeated answer adds none, unless it is all there is: (-2, -2) are two roots.
+            left, right = self._distinct([*common, *left]), self._distinct([*common, *right])
+            if len(left) != len(right) or len(left) < 2:
+                return False
+        unmatched = list(right)
+        for item in left:
+            for index, other in enumerate(unmatched):
+                if self.same(item, other):
+                    del unmatched[index]
+                    break
+            else:
+                return False
+        return True
+
+    def _distinct(self, items: list[Node]) -> list[Node]:
+        distinct: list[Node] = []
+        for item in items:
+            if not any(self.same(item, other) for other in distinct):
+                distinct.append(item)
+        return distinct
+
+    def _same_matrices(self, left: Node, right: Node) -> bool:
+        if left.op == right.op:
+            shapes = [(len(matrix.args), len(matrix.args[0].args) if matrix.args else 0) for matrix in (left, right)]
+            return shapes[0] == shapes[1] and all(
+                self._same_in_order(row.args, other.args) for row, other in zip(left.args, right.args, strict=True)
+            )
+        matrix, other = (left, right) if left.op == "matrix" else (right, left)
+        if other.op in ("group", "several") and self.policies.vector_as_tuple:
+            entries = [entry for row in matrix.args for entry in row.args]
+            is_vector = len(matrix.args) == 1 or all(len(row.args) == 1 for row in matrix.args)
+            return is_vector and self._same_in_order(entries, other.args)
+        if other.op in STRUCTURES:
+            return False
+        raise Unreadable("matrix arithmetic")
+
+    def _same_ratios(self, left: Node, right: Node) -> bool:
+        if left.op != right.op:
+            ratio, other = (left, right) if left.op == "ratio" else (right, left)
+            if len(ratio.args) != 2 or other.op in STRUCTURES:
+                return False
+            return self.same(Node("/", ratio.args), other)
+        if len(left.args) != len(right.args):
+            return False
+        if self._same_in_order(left.args, right.args):
+            return True
+        if any(exact(part, self.budget) == 0 for part in (*left.args, *right.args)):
+            return False
+        (first, *rest), (other, *others) = left.args, right.args
+        return all(
+            self.same(Node("/", (part, first)), Node("/", (counterpart, other)))
+            for part, counterpart in zip(rest, others, strict=True)
+        )
+
+    # ---- Relations ----
+
+    def _same_relations(self, left: Node, right: Node) -> bool:
+        if left.op != "relation" or right.op != "relation":
+            relation, other = (left, right) if left.op == "relation" else (right, left)
+            return self._same_as_value(relation_of(relation, self.same), other)
+        first, second = relation_of(left, self.same), relation_of(right, self.same)
+        if first is None or second is None:
+            return False
+        if first.kind == second.kind == "value":
+            if same_label(first.label, second.label):
+                return self.same(*renamed(first, second))
+            return self._same_equations(first, second)
+        if {first.kind, second.kind} <= {"value", "equation"}:
+            return self._same_equations(first, second)
+        if first.kind == second.kind == "chain":
+            return self._same_chains(first, second)
+        if "region" in (first.kind, second.kind) and {first.kind, second.kind} <= {"region", "value"}:
+            return same_label(first.label, second.label) and self.same(first.value, second.value)
+        if {first.kind, second.kind} == {"region", "chain"}:
+            return self._same_chains(first, second)
+        return False
+
+    def _same_as_value(self, relation: Relation | None, other: Node) -> bool:
+        if relation is None or relation.kind not in ("value", "region"):
+            return False
+        if not self.policies.bare_label and relation.label is not None:
+            return False
+        if relation.kind == "region" and other.op not in ("group", "union", "minus", "set", "symbol"):
+            return False
+        return self.same(relation.value, other)
+
+    def _same_equations(self, first: Relation, second: Relation) -> bool:
+        """Whether the differences of both sides are proportional."""
+        if len(first.parts) != 2 or len(second.parts) != 2:
+            return False
+        if self._same_in_order(first.parts, second.parts) or self._same_in_order(first.parts, second.parts[::-1]):
+            return True
+        if any(part.op in STRUCTURES for relation in (first, second) for part in relation.parts):
+            return False
+        factor = self._factor(_difference(*first.parts), _difference(*second.parts))
+        return factor is not None
+
+    def _same_chains(self, first: Relation, second: Relation) -> bool:
+        """Whether inequalities agree part by part, or, of two parts, by the sign of their difference."""
+        if len(first.parts) != len(second.parts):
+            return False
+        if first.signs == second.signs and self._same_in_order(first.parts, second.parts):
+            return True
+        flipped = [FLIPPED[sign] for sign in reversed(second.signs)]
+        if first.signs == flipped and self._same_in_order(first.parts, second.parts[::-1]):
+            return True
+        if len(first.parts) != 2 or any(part.op in STRUCTURES for part in (*first.parts, *second.parts)):
+            return False
+        factor = self._factor(_difference(*first.parts), _difference(*second.parts))
+        if factor is None:
+            return False
+        return first.signs == second.signs if factor > 0 else [FLIPPED[first.signs[0]]] == second.signs
+
+    def _factor(self, first: Node, second: Node) -> float | None:
+        """The constant that one tree is a multiple of the other by; None if there is none, or it is 0."""
+        if not variables(first) and not variables(second):
+            return None
+        factor, seen = None, 0
+        for at in range(POSITIVE_POINTS + SIGNED_POINTS):
+            point = Point(at)
+            try:
+                above, below = value(first, point, self.budget), value(second, point, self.budget)
+            except Undefined:
+                continue
+            if not above or not below:
+                if bool(above) != bool(below):
+                    return None
+                continue
+            if factor is None:
+                factor = above / below
+            elif abs(above / below - factor) > abs(factor) * 1e-25:
+                return None
+            seen += 1
+            if seen >= 5:
+                return float(factor)
+        return float(factor) if factor is not None and seen >= 3 else None
+
+    # ---- Intervals and unions ----
+
+    def _same_regions(self, left: Node, right: Node) -> bool:
+        first, second = pieces_of(left, self.budget), pieces_of(right, self.budget)
+        if first is None or second is None:
+            if left.op == right.op == "union":
+                return self._same_in_any_order(list(left.args), list(right.args))
+            return left.op == right.op and self._same_in_order(left.args, right.args)
+        first, second = merged(first, self.budget), merged(second, self.budget)
+        return len(first) == len(second) and all(
+            (one.closed_low, one.closed_high) == (other.closed_low, other.closed_high)
+            and self.same(one.low, other.low)
+            and self.same(one.high, other.high)
+            for one, other in zip(first, second, strict=True)
+        )
+
+
+def _difference(left: Node, right: Node) -> Node:
+    return Node("+", (left, Node("neg", (right,))))
+
+
+def _log_bases(*nodes: Node) -> Iterator[int]:
+    """What a logarithm without a base may mean: base e, or 10."""
+    yield 0
+    if any(_has_bare_log(node) for node in nodes):
+        yield 10
+
+
+def _has_bare_log(node: Node) -> bool:
+    return (node.op == "log" and len(node.args) == 1) or any(map(_has_bare_log, node.args))
+
+
+def _terminates(fraction: Fraction) -> bool:
+    denominator = fraction.denominator
+    if denominator.bit_length() > 4096:
+        return False
+    for prime in (2, 5):
+        while denominator % prime == 0:
+            denominator //= prime
+    return denominator == 1
+
+
+def _last_place(node: Node) -> Fraction | None:
+    """The value of the last digit of a number written as a decimal, also as a multiple of a power of ten."""
+    if node.op == "number":
+        return Fraction(1, 10**node.places) if node.places > 0 else None
+    if node.op == "neg":
+        return _last_place(node.args[0])
+    if node.op == "*" and len(node.args) == 2:
+        place, scale = _last_place(node.args[0]), _power_of_ten(node.args[1])
+        return place * scale if place is not None and scale is not None else None
+    return None
+
+
+def _power_of_ten(node: Node) -> Fraction | None:
+    if node.op == "number":
+        return node.value if re.fullmatch("10*", str(max(node.value.as_integer_ratio()))) else None
+    if node.op != "^" or node.args[0] != number(10):
+        return None
+    exponent = node.args[1]
+    sign = 1
+    if exponent.op == "neg":
+        exponent, sign = exponent.args[0], -1
+    if exponent.op != "number" or exponent.value.denominator != 1 or exponent.value > LARGEST_BITS // 4:
+        return None
+    return Fraction(10) ** (sign * exponent.value.numerator)
+
+
+def _same_text(left: Node, right: Node) -> bool:
+    first, second = _letters(left), _letters(right)
+    return first is not None and first == second
+
+
+def same_words(left: str, right: str) -> bool:
+    """Whether two normalised texts say the same, whatever their case and punctuation."""
+    return _same_text(Node("text", name=_plain_words(left)), Node("text", name=_plain_words(right)))
+
+
+def _plain_words(normal: str) -> str:
+    return re.sub(r"\\(?:text|mathrm|mbox|textbf|textit)(?![a-zA-Z])", "", normal)
+
+
+def _letters(node: Node) -> str | None:
+    """What a text says: its letters and digits, whatever their case; also of words that were read as a product."""
+    if node.op == "text":
+        return re.sub(r"[^\w+\-:/<>=]", "", node.name).casefold()
+    if node.op == "symbol":
+        return node.name.casefold()
+    if node.op == "*":
+        letters = [_letters(part) for part in node.args]
+        return None if None in letters else "".join(part or "" for part in letters)
+    if node.op == "group" and len(node.args) == 1:
+        return _letters(node.args[0])
+    return None

@@ -1,0 +1,156 @@
+"""The grader: the layers of this process first, and math-verify in a process of its own for what they cannot read."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import math
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from multi_attempt.answers import boxed
+from multi_attempt.grading.layers import Decision, decide, describe
+from multi_attempt.grading.policies import Policies
+from multi_attempt.grading.pool import Pool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the grader found.
+
+    Attributes:
+        correct: whether the answer is right.
+        answer: the answer that was graded, or None if there was none.
+        method: who decided: ``none`` (no answer), ``exact`` (same spelling), ``number`` (exact arithmetic),
+            ``structure`` (lists, sets, intervals, relations, matrices), ``expression``, ``text`` (words), or
+            ``math-verify``.
+        reason: why the case could not be decided and counts as wrong: ``timeout``, ``memory``, ``depth``, ``crash``,
+            ``too long``, ``too large: ...``, or the exception that math-verify raised; else empty.
+        seconds: how long it took.
+    """
+
+    correct: bool
+    answer: str | None = None
+    method: str = "none"
+    reason: str = ""
+    seconds: float = 0.0
+
+
+NO_ANSWER = Verdict(correct=False)
+"""The verdict on an attempt without an answer."""
+
+_CACHED_VERDICTS = 10_000  # of workers; the other layers are faster than a look-up is worth
+
+
+class Grader:
+    """Grades answers, with up to ``workers`` processes for those that need symbolic work.
+
+    Workers start when first needed, or at :meth:`warm_up`. Safe to use from any thread or event loop.
+
+    Args:
+        deadline: seconds that a worker may take for one case before it is stopped.
+        workers: how many worker processes at most.
+        memory_mb: address space that a case may use in a worker, in MiB.
+        policies: the judgement calls of what is equal.
+    """
+
+    def __init__(
+        self, deadline: float = 2.0, workers: int = 1, memory_mb: int = 2048, policies: Policies | None = None
+    ) -> None:
+        if not 0 < deadline < math.inf:
+            raise ValueError(f"grader.deadline = {deadline} must be a positive number of seconds")
+        if workers < 1:
+            raise ValueError(f"grader.workers = {workers} must be at least 1")
+        if memory_mb < 1:
+            raise ValueError(f"grader.memory_mb = {memory_mb} must be positive")
+        self._policies = policies or Policies()
+        self._pool = Pool(workers, deadline, memory_mb)
+        # Threads that wait for workers; the event loop's own are for others.
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
+        self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+        self._lock = threading.Lock()
+        atexit.register(self.close)
+
+    def grade(self, answer: str | None, gold: str) -> Verdict:
+        """Whether a bare answer (what stood in the box) equals the gold answer. Never raises, never hangs."""
+        start = time.perf_counter()
+        verdict = self._decide_here(answer, gold)
+        if isinstance(verdict, Decision):
+            verdict = self._ask_worker(verdict.answer, verdict.gold)
+        return replace(verdict, answer=answer, seconds=time.perf_counter() - start)
+
+    async def grade_async(self, answer: str | None, gold: str) -> Verdict:
+        """The same, for an event loop, which goes on while a worker computes."""
+        start = time.perf_counter()
+        verdict = self._decide_here(answer, gold)
+        if isinstance(verdict, Decision):
+            loop = asyncio.get_running_loop()
+            verdict = await loop.run_in_executor(self._threads, self._ask_worker, verdict.answer, verdict.gold)
+        return replace(verdict, answer=answer, seconds=time.perf_counter() - start)
+
+    def warm_up(self) -> None:
+        """Start the workers now, so that the first cases do not wait for imports."""
+        self._pool.start()
+
+    def close(self) -> None:
+        """End the workers. They start again when needed."""
+        self._pool.stop()
+
+    def processes(self) -> list[int]:
+        """The process ids of the workers that run."""
+        return self._pool.processes()
+
+    def _decide_here(self, answer: str | None, gold: str) -> Verdict | Decision:
+        """The verdict of this process's layers (or of a worker, earlier); a decision that is none for a worker."""
+        if answer is None or not answer.strip():
+            return NO_ANSWER
+        decision = decide(answer, gold, self._policies)
+        if decision.correct is not None:
+            return Verdict(correct=decision.correct, method=decision.method, reason=decision.reason)
+        with self._lock:
+            return self._cache.get((decision.answer, decision.gold)) or decision
+
+    def _ask_worker(self, answer: str, gold: str) -> Verdict:
+        reply = self._pool.ask(answer, gold)
+        verdict = Verdict(correct=reply.correct, method="math-verify", reason=reply.reason)
+        if reply.reason != "crash":
+            with self._lock:
+                self._cache[answer, gold] = verdict
+                if len(self._cache) > _CACHED_VERDICTS:
+                    self._cache.popitem(last=False)
+        return verdict
+
+
+def explain(prediction: str, gold: str) -> str:
+    """How :func:`grade` came to its verdict, in some lines for a person."""
+    verdict = grade(prediction, gold)
+    lines = [
+        f"answer   {verdict.answer if verdict.answer is not None else 'none: no complete box with something in it'}",
+        f"read as  {describe(verdict.answer or '')}",
+        f"gold     {gold}",
+        f"read as  {describe(gold)}",
+        f"verdict  {'right' if verdict.correct else 'wrong'}, by {verdict.method}"
+        f"{f' ({verdict.reason})' if verdict.reason else ''}, in {verdict.seconds * 1e3:.2f} ms",
+    ]
+    return "\n".join(lines)
+
+
+_default: Grader | None = None
+_default_lock = threading.Lock()
+
+
+def grade(prediction: str, gold: str) -> Verdict:
+    r"""Whether a text with its answer in ``\boxed{}`` is right. Never raises, never hangs, runs nothing it is given.
+
+    Args:
+        prediction: an attempt's text. Without a complete, non-empty box it has no answer and is wrong.
+        gold: the gold answer, bare.
+    """
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = Grader()
+    return _default.grade(boxed(prediction), gold)

@@ -1,0 +1,159 @@
+"""The layers that decide in the caller's own process: spelling, numbers, structure, expressions, words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from multi_attempt.answers import stated
+from multi_attempt.grading.equality import Comparison, same_words
+from multi_attempt.grading.notation import GROUPED, LONGEST, Unreadable, is_name, spelling, tidy
+from multi_attempt.grading.policies import Policies
+from multi_attempt.grading.reading import Node, outline, read
+from multi_attempt.grading.relations import STRUCTURES
+from multi_attempt.grading.values import Budget, TooLarge
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the layers found.
+
+    Attributes:
+        correct: whether the answer equals the gold answer; None if they cannot tell.
+        method: the layer: ``exact`` (same spelling), ``number`` (exact arithmetic), ``structure``, ``expression`` or
+            ``text`` (words).
+        reason: why it could not be decided, or counts as wrong without a comparison.
+        answer: the part of the answer that was compared, normalised.
+        gold: the same of the gold answer.
+    """
+
+    correct: bool | None
+    method: str
+    reason: str = ""
+    answer: str = ""
+    gold: str = ""
+
+
+_SOLUTION = re.compile(r"\\boxed|answer is")
+_PLAIN = re.compile(r"-?(?:\d{1,300}(?:\.\d{0,300})?|\.\d{1,300})")
+
+
+def decide(answer: str, gold: str, policies: Policies) -> Decision:
+    """Whether an answer equals the gold answer, as far as the layers can tell. Never raises."""
+    if answer.strip() == gold.strip() != "":
+        return Decision(True, "exact")
+    if _SOLUTION.search(gold) or len(gold) > LONGEST:  # a whole solution: what it says at its end
+        gold = stated(gold[-LONGEST:].replace(r"}\boxed", r"}, \boxed")) or gold
+    if len(answer) > LONGEST and _is_prose(answer[-LONGEST:]):
+        answer = stated(answer[-LONGEST:]) or answer
+    if max(len(answer), len(gold)) > LONGEST:
+        return Decision(False, "exact", "too long")
+    left, right = tidy(answer), tidy(gold)
+    if _is_prose(right):
+        return Decision(same_words(left, right), "text")
+    if _is_prose(left):
+        left = tidy(stated(answer) or "")
+        if _is_prose(left):
+            return Decision(False, "text")
+    if not left or not right:
+        return Decision(False, "exact")
+    if spelling(left) == spelling(right):
+        return Decision(True, "exact")
+    if (_TEXTS.search(left) or _TEXTS.search(right)) and _without_wrappers(left) == _without_wrappers(right):
+        return Decision(True, "text")
+    if _PLAIN.fullmatch(left) and _PLAIN.fullmatch(right):
+        if "." not in left and "." not in right:
+            return Decision(int(left) == int(right), "number")
+        return Decision(Fraction(left) == Fraction(right), "number")
+    return _compare(left, right, policies)
+
+
+def describe(text: str) -> str:
+    """How the layers read a text."""
+    if len(text) > LONGEST:
+        return f"nothing: more than {LONGEST} characters"
+    normal = tidy(text)
+    if _is_prose(normal):
+        return f"words that say {tidy(stated(text) or '') or 'nothing plain'}"
+    try:
+        return outline(read(normal))
+    except (Unreadable, RecursionError) as error:
+        return f"nothing: {error}"
+
+
+def _compare(left: str, right: str, policies: Policies) -> Decision:
+    budget = Budget()
+    undecided: Decision | None = None
+    try:
+        answers, golds = _readings(left, right, policies), _readings(right, left, policies)
+    except Unreadable as error:
+        return Decision(None, "math-verify", f"cannot read {error}", left, right)
+    except RecursionError:  # depth is bounded, but the caller may stand deep in the stack already
+        return Decision(False, "expression", "depth")
+    for answer in answers:
+        for gold in golds:
+            try:
+                if Comparison(policies, budget).same(answer, gold):
+                    return Decision(True, _layer(answer, gold))
+            except Unreadable as error:
+                undecided = Decision(None, "math-verify", f"cannot compare {error}", left, right)
+            except TooLarge as error:
+                undecided = Decision(False, _layer(answer, gold), f"too large: {error}")
+            except RecursionError:
+                undecided = Decision(False, _layer(answer, gold), "depth")
+    return undecided or Decision(False, _layer(answers[0], golds[0]))
+
+
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+
+
+_DECIMAL_POINT = re.compile(r"-?\d*\.\d+")
+
+
+def _readings(normal: str, other: str, policies: Policies) -> list[Node]:
+    """The trees that a text may mean; two where a comma may part thousands, answers or decimals. Raises Unreadable."""
+    found = [read(normal)]
+    if GROUPED.search(normal) is not None:
+        found.append(read(normal, grouped=False))
+    elif policies.decimal_comma and _DECIMAL_COMMA.fullmatch(normal) and _DECIMAL_POINT.fullmatch(other):
+        found.append(read(normal.replace(",", ".")))
+    return found
+
+
+_STRUCTURED = STRUCTURES - {"text"}
+
+
+def _layer(left: Node, right: Node) -> str:
+    if "text" in (left.op, right.op):
+        return "text"
+    if left.op in _STRUCTURED or right.op in _STRUCTURED:
+        return "structure"
+    return "number" if _is_numeric(left) and _is_numeric(right) else "expression"
+
+
+def _is_numeric(node: Node) -> bool:
+    return node.op in ("number", "+", "*", "/", "neg", "unit", "percent", "base", "^") and all(
+        map(_is_numeric, node.args)
+    )
+
+
+def _without_wrappers(normal: str) -> str:
+    r"""An answer with the content of each ``\text{}`` in its place: ``4:30 \text{ p.m.}`` is ``\text{4:30 p.m.}``."""
+    return spelling(re.sub(r"(?<=[a-zA-Z])\.(?!\d)", "", _TEXTS.sub(lambda text: text[1].casefold(), normal)))
+
+
+_COMMANDS = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[a-zA-Z]+")
+_TEXTS = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
+_PAIR = re.compile(r"([a-zA-Z]{2,})[ ,.:']+(?=([a-zA-Z]{2,}))")
+
+
+def _is_prose(normal: str) -> bool:
+    """Whether a text has two words side by side that are no names of mathematics and no units."""
+    if not normal.isascii() and any(character.isalpha() and ord(character) > 0x24F for character in normal):
+        return True  # in a script that no notation uses
+    if " " not in normal:
+        return False
+    outside = _TEXTS.sub(" ", normal)
+    pairs = _PAIR.findall(_COMMANDS.sub(" ", outside if outside.strip() else normal))
+    return any(not (is_name(one) or is_name(other)) for one, other in pairs)

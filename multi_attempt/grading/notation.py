@@ -1,0 +1,354 @@
+r"""From an answer's text to tokens: spelling that never changes a meaning is evened out here.
+
+Everything in this module is one pass, or a few, over a text of at most :data:`LONGEST` characters.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import NamedTuple
+
+LONGEST = 1_500
+"""Characters of an answer beyond which it is not read (an exact match still counts)."""
+
+
+class Unreadable(Exception):
+    """This notation is beyond the reader: another layer must decide."""
+
+
+class Token(NamedTuple):
+    """A word of the notation.
+
+    Attributes:
+        kind: ``number``, ``letter``, ``word`` (letters that are no known name), ``function``, ``unit``, ``command``
+            (with its backslash), ``text`` (what stood in ``\\text{}``), ``sign`` or ``end``.
+        text: its spelling; for a number with commas between thousands, without them.
+        spaced: whether a space stood before it.
+    """
+
+    kind: str
+    text: str
+    spaced: bool = False
+
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "﹣": "-", "×": r"\times ", "÷": "/", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "⁄": "/",
+        "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\leq ", "⩽": r"\leq ", "≥": r"\geq ", "⩾": r"\geq ",
+        "≠": r"\neq ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ",
+        "∖": r"\setminus ", "∅": r"\emptyset ", "±": r"\pm ", "∓": r"\mp ",
+        "°": r"^{\circ}", "º": r"^{\circ}", "∘": r"^{\circ}",
+        "′": "'", "’": "'", "″": "''", "²": "^{2}", "³": "^{3}", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
+        "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "∠": r"\angle ", "△": r"\triangle ", "。": ".",
+        "，": ",", "；": ";", "€": r"\$", "£": r"\$", "¥": r"\$",
+        **{chr(0x2080 + digit): f"_{digit}" for digit in range(10)},
+        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ",
+        "λ": r"\lambda ", "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ω": r"\omega ",
+    }
+)  # fmt: skip
+
+# Commands that only change how the rest looks.
+_LOOKS = re.compile(
+    r"\\(?:left|right)(?![a-zA-Z])\s*\.?|\\[bB]igg?[lrm]?(?![a-zA-Z])|\\middle(?![a-zA-Z])"
+    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|rm|bf|it|boldmath|left|right)(?![a-zA-Z])"
+)
+_SPACES = re.compile(r"(?<!\\)\\(?:[,;:>!\s]|q?quad|(?:enspace|thinspace|space|hfill|newline)(?![a-zA-Z]))|~|\s")
+_MATH_MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$")
+_SYNONYMS = {
+    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\dbinom": r"\binom", r"\tbinom": r"\binom",
+    r"\le": r"\leq", r"\leqslant": r"\leq", r"\leqq": r"\leq", r"\ge": r"\geq", r"\geqslant": r"\geq",
+    r"\geqq": r"\geq", r"\ne": r"\neq", r"\lt": "<", r"\gt": ">", r"\lbrace": r"\{", r"\rbrace": r"\}",
+    r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\lbrack": "[", r"\rbrack": "]", r"\times": "*", r"\cdot": "*",
+    r"\ast": "*", r"\div": "/", r"\colon": ":", r"\land": r"\wedge", r"\degree": r"\circ", r"\varnothing": r"\emptyset",
+    r"\backslash": r"\setminus", r"\bigcup": r"\cup", r"\simeq": r"\approx", r"\doteq": r"\approx", r"\iota": "i",
+    r"\thickapprox": r"\approx", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon", r"\varrho": r"\rho",
+    r"\vartheta": r"\theta", r"\arg": r"\arg", r"\lor": r"\vee", r"\pounds": r"\$", r"\euro": r"\$",
+    r"\tg": r"\tan", r"\ctg": r"\cot", r"\arctg": r"\arctan", r"\lg": r"\lg", r"\infin": r"\infty",
+}  # fmt: skip
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_THOUSANDS_MARK = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\,)\s*(?=\d{3}(?!\d))")
+# "1 000 000", but not the "1 100" of "1 100/3", nor a digit that belongs to a longer number.
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,/^_])(\d{1,3}(?: \d{3})+)(?![\d/])")
+_LEAD_IN = re.compile(
+    r"^(?:(?:so|thus|hence|therefore|finally),? +)?(?:(?:the|our) +)?(?:final +)?"
+    r"(?:answer|result|solution|value)s?(?: +(?:is|are|equals))?(?: *:)? +(?=\S)",
+    re.IGNORECASE,
+)
+_LEADING_SIGN = re.compile(r"^(?:=|\\approx(?![a-zA-Z])) *")
+_IDLE_SPACE = re.compile(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])|(?<=[a-zA-Z]) (?=\d)|(?<=\d) (?=[a-zA-Z])")
+
+
+def tidy(answer: str) -> str:
+    r"""An answer without what never changes its meaning: ``$``, ``\left``, spacing, a last dot, unicode spellings.
+
+    Spaces stay where they part two words or two numbers: ``1 1/2`` is not ``11/2``.
+    """
+    text = answer
+    if text.isascii() and text.isalnum():
+        return text
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
+    if "\\\\" in text and ("\\begin" not in text or "\\\\begin" in text):
+        text = re.sub(r"\\\\(?=[a-zA-Z{}\\])", r"\\", text)  # an answer that was escaped twice
+    text = _MATH_MARKS.sub(" ", text)
+    if "," in text or "\\" in text:
+        text = _THOUSANDS_MARK.sub(lambda mark: "," if "," in mark.group() else " ", text)
+    if "\\" in text:
+        text = _LOOKS.sub(" ", text)
+        text = _COMMAND.sub(lambda command: _SYNONYMS.get(command.group(), command.group()), text)
+    text = _SPACES.sub(" ", text)
+    text = re.sub(r" {2,}", " ", text).strip(" ")
+    # A sentence's end; a last backslash is half a space.
+    text = text.rstrip(" .,;:\\") if not text.endswith(r"\}") else text
+    text = _LEAD_IN.sub("", text)
+    text = _LEADING_SIGN.sub("", text)
+    return _SPACED_THOUSANDS.sub(lambda number: number.group().replace(" ", ""), text)
+
+
+def spelling(normal: str) -> str:
+    r"""A normalised answer without the spaces that part nothing: equal spellings are equal answers."""
+    return re.sub(r"(\\[a-zA-Z]+) (?![a-zA-Z])", r"\1", _IDLE_SPACE.sub("", normal))
+
+
+def normalize(answer: str) -> str:
+    """An answer as it is compared by spelling: the same for answers that differ in nothing but looks."""
+    return spelling(tidy(answer))
+
+
+_TEXT = r"text|textbf|textit|textrm|textnormal|textup|textsf|mathrm|mbox|hbox|operatorname"
+_STYLE = r"mathbf|mathit|mathsf|mathtt|mathnormal|bm|boldsymbol|pmb|boxed|fbox|ensuremath|displaylines"
+_WRAPPER = re.compile(rf"\\({_TEXT}|{_STYLE})\*?\s*(?=\{{)")
+_NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\d.]))?")
+GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,]*\d)(?:\.\d+)?")
+_LETTERS = re.compile(r"[a-zA-Z]+")
+_SIGN = re.compile(r"\*\*|<=|>=|!=|==|\S")
+_AND = re.compile(r"[,;]?\s*(and|or)\s*[,;]?", re.IGNORECASE)
+
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp sqrt max min gcd "
+    "lcm cbrt abs".split()
+)
+"""Names that are applied to an argument."""
+
+_PLAIN_NAMES = {"pi": r"\pi", "infinity": r"\infty", "infty": r"\infty", "inf": r"\infty", "oo": r"\infty"}
+PERCENT = frozenset({"percent", "percentage", "pct", "per cent"})
+_PREFIX = re.compile(r"(?:np|math|numpy|sp|sympy)\.(?=[a-z])")
+
+_UNIT_NAMES: dict[str, str] = {
+    name: key
+    for key, names in {
+        "$": "dollar usd buck",
+        "cent": "cent",
+        "cm": "cm centimeter centimetre",
+        "m": "meter metre",
+        "km": "km kilometer kilometre",
+        "mm": "mm millimeter millimetre",
+        "in": "inch inche inches",
+        "ft": "ft foot feet",
+        "yd": "yd yard",
+        "mi": "mi mile",
+        "s": "sec second",
+        "min": "min minute",
+        "h": "hr hour",
+        "day": "day",
+        "week": "week",
+        "month": "month",
+        "year": "year yr",
+        "g": "gram",
+        "kg": "kg kilogram",
+        "mg": "mg milligram",
+        "lb": "lb pound",
+        "oz": "oz ounce",
+        "L": "liter litre",
+        "mL": "ml milliliter millilitre",
+        "gal": "gallon",
+        "mph": "mph",
+        "unit": "unit",
+        "rad": "radian",
+        "degree": "degree deg",
+        "way": "way",
+        "": "people person student child children boy girl man men woman women apple orange book page point time times "
+        "solution value number digit integer triangle square circle coin marble ball card game side edge face "
+        "vertex vertices root factor divisor pair case term row column step move cup pound box boxes bag item piece "
+        "dog cat car house tree rupee yuan euro pizza slice ticket player team vote mark question problem "
+        "arrangement permutation combination possibility possibilities outcome path subset element zero",
+    }.items()
+    for name in names.split()
+}
+_NEEDS_SPACE = frozenset({"cm", "km", "mm", "ft", "yd", "mi", "hr", "yr", "kg", "mg", "lb", "oz", "ml", "sec", "min"})
+_UNIT_MODIFIERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+
+
+def unit_key(text: str) -> str | None:
+    """A unit's canonical name (``cm^2`` for "square centimeters"), or None for a unit that is not known."""
+    words = re.findall(r"[a-zA-Z$]+|\d|/", text.lower().replace(" per ", "/"))
+    key, power = "", ""
+    for word in words:
+        if word in _UNIT_MODIFIERS:
+            power = _UNIT_MODIFIERS[word]
+        elif word.isdigit():
+            key += "^" + word
+        elif word == "/":
+            key += "/"
+        else:
+            name = _unit_name(word)
+            if not name:
+                return None
+            key += name + (f"^{power}" if power else "")
+            power = ""
+    return key or None
+
+
+def _unit_name(word: str) -> str | None:
+    if word in _UNIT_NAMES:
+        return _UNIT_NAMES[word]
+    if word.endswith("s") and word[:-1] in _UNIT_NAMES:
+        return _UNIT_NAMES[word[:-1]]
+    return word if word in ("m", "g", "s", "h", "l", "n", "j", "w") else None
+
+
+def _is_unit_word(word: str, spaced: bool) -> bool:
+    word = word.lower()
+    if word in _UNIT_MODIFIERS:
+        return True
+    if word in _NEEDS_SPACE and not spaced:
+        return False
+    return word in _UNIT_NAMES or (word.endswith("s") and len(word) > 3 and word[:-1] in _UNIT_NAMES)
+
+
+def is_name(word: str) -> bool:
+    """Whether a word belongs to mathematical notation: a function, a unit, a constant, "and", "or", "percent"."""
+    low = word.lower()
+    return (
+        word in FUNCTIONS or word in _PLAIN_NAMES or low in PERCENT or low in ("and", "or") or _is_unit_word(word, True)
+    )
+
+
+def tokens(normal: str, *, grouped: bool = True) -> list[Token]:
+    """The tokens of a normalised answer, with a last one of kind ``end``.
+
+    Args:
+        normal: what :func:`tidy` returned.
+        grouped: whether ``1,234`` outside of brackets is one number; otherwise two.
+    """
+    found: list[Token] = []
+    _tokenize(normal, found, grouped, 0)
+    found.append(Token("end", ""))
+    return found
+
+
+def _tokenize(text: str, found: list[Token], grouped: bool, level: int) -> None:
+    position, brackets, spaced = 0, 0, False
+    while position < len(text):
+        character = text[position]
+        if character == " ":
+            position, spaced = position + 1, True
+            continue
+        if (character.isdigit() and character.isascii()) or character == ".":
+            match = None if brackets or not grouped else GROUPED.match(text, position)
+            match = match or _NUMBER.match(text, position)
+            if match is None or len(match.group()) > 1_000:
+                raise Unreadable("number")
+            found.append(Token("number", match.group().replace(",", ""), spaced))
+            position = match.end()
+        elif character == "\\":
+            position = _tokenize_command(text, position, found, grouped, level, spaced)
+            if found and found[-1].text in (r"\{", r"\}"):
+                brackets += 1 if found[-1].text == r"\{" else -1
+        elif character.isalpha() and character.isascii():
+            prefix = _PREFIX.match(text, position)
+            position = prefix.end() if prefix else position
+            letters = _LETTERS.match(text, position)
+            assert letters is not None
+            _tokenize_letters(letters.group(), found, spaced)
+            position = letters.end()
+        else:
+            sign = _SIGN.match(text, position)
+            assert sign is not None
+            brackets += (sign.group() in "([") - (sign.group() in ")]")
+            found.append(Token("sign", sign.group().replace("**", "^").replace("==", "="), spaced))
+            position = sign.end()
+        spaced = False
+
+
+def _tokenize_command(text: str, position: int, found: list[Token], grouped: bool, level: int, spaced: bool) -> int:
+    wrapper = _WRAPPER.match(text, position)
+    if wrapper is None:
+        command = _COMMAND.match(text, position)
+        if command is not None:
+            name = command.group()[1:]
+            found.append(
+                Token("function", name, spaced) if name in FUNCTIONS else Token("command", f"\\{name}", spaced)
+            )
+            return command.end()
+        if position + 1 == len(text):
+            raise Unreadable("backslash")
+        found.append(Token("command", text[position : position + 2], spaced))
+        return position + 2
+    end = closing_brace(text, wrapper.end())
+    content = text[wrapper.end() + 1 : end]
+    if level > 8:
+        raise Unreadable("depth")
+    if re.fullmatch(_STYLE, wrapper[1]):
+        _tokenize(content, found, grouped, level + 1)
+    else:
+        _tokenize_text(content, found, grouped, level, wrapper[1])
+    return end + 1
+
+
+def _tokenize_text(content: str, found: list[Token], grouped: bool, level: int, wrapper: str) -> None:
+    stripped = content.strip()
+    connective = _AND.fullmatch(stripped)
+    after_number = bool(found) and (found[-1].kind == "number" or found[-1].text in (")", "}"))
+    if not stripped:
+        return
+    if connective:
+        found.append(Token("sign", connective[1].lower()))
+    elif stripped in FUNCTIONS and not after_number:
+        found.append(Token("function", stripped))
+    elif after_number and (re.fullmatch(r"[A-Zabcdfghj-z]", stripped) and wrapper in ("text", "mathrm", "mbox")):
+        found.append(Token("text", stripped))  # a unit of one letter: 5 \mathrm{~m}
+    elif re.fullmatch(r"[^a-zA-Z]*[a-zA-Z]?[^a-zA-Z]*|[a-zA-Z](?: ?, ?[a-zA-Z])+", stripped):
+        # No words: 340, (C), E, or a list of letters. 10:30 keeps its place in a line of text.
+        _tokenize(stripped, found, grouped, level + 1)
+    elif quantity := re.fullmatch(r"([-+]?\$?[\d.,]*\d)\s*([a-zA-Z][a-zA-Z ]*\.?)", stripped):
+        _tokenize(quantity[1], found, grouped, level + 1)
+        found.append(Token("text", quantity[2]))
+    else:
+        found.append(Token("text", stripped))
+
+
+def _tokenize_letters(letters: str, found: list[Token], spaced: bool) -> None:
+    after_number = bool(found) and (found[-1].kind in ("number", "unit") or found[-1].text in (")", "}"))
+    if letters in FUNCTIONS:
+        found.append(Token("function", letters, spaced))
+    elif letters in _PLAIN_NAMES:
+        found.append(Token("command", _PLAIN_NAMES[letters], spaced))
+    elif letters.lower() in ("and", "or"):
+        found.append(Token("sign", letters.lower(), spaced))
+    elif letters.lower() in PERCENT:
+        found.append(Token("sign", "%", spaced))
+    elif after_number and _is_unit_word(letters, spaced):
+        found.append(Token("unit", letters, spaced))
+    elif len(letters) > 2:
+        found.append(Token("word", letters, spaced))
+    else:
+        found.extend(Token("letter", letter, spaced and not index) for index, letter in enumerate(letters))
+
+
+def closing_brace(text: str, opening: int) -> int:
+    """Where the brace that opens at ``opening`` closes; raises :class:`Unreadable` if it never does."""
+    depth, position = 0, opening
+    while position < len(text):
+        character = text[position]
+        if character == "\\":
+            position += 1
+        elif character == "{":
+            depth += 1
+        elif character == "}":
+            depth -= 1
+            if not depth:
+                return position
+        position += 1
+    raise Unreadable("brace")

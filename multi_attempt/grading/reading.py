@@ -1,0 +1,696 @@
+r"""From tokens to a tree: a recursive-descent reader of the mathematics that answers are written in.
+
+It knows LaTeX and what people type instead of it (``sqrt(3)/2``, ``2**10``), evaluates nothing, and is bounded: in
+characters (:data:`multi_attempt.grading.notation.LONGEST`) and in depth (:data:`DEEPEST`). What it does not know, it
+refuses with :class:`Unreadable`, for math-verify to try.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from multi_attempt.grading.notation import PERCENT, Token, Unreadable, tokens, unit_key
+
+DEEPEST = 30
+"""Levels of nesting."""
+
+_LARGEST_EXPONENT = 5_000  # of ten, in 1e5000
+
+
+class Node(NamedTuple):
+    """A part of an answer.
+
+    Attributes:
+        op: what it is: ``number``, ``symbol``, ``text``; an operation (``+ * / ^ neg pm mp root ! abs ...``, or a
+            function's name); a mark on a value (``unit percent degree base``); or a structure: ``group`` (in brackets),
+            ``set``, ``several`` (answers side by side), ``matrix`` of ``row``, ``relation``, ``ratio``, ``union``.
+        args: its parts.
+        name: of a symbol, text, unit or unknown function; a group's two brackets; a relation's signs; a base.
+        value: of a number.
+        places: digits after the point of a number that was written as a decimal, else -1.
+    """
+
+    op: str
+    args: tuple[Node, ...] = ()
+    name: str = ""
+    value: Fraction = Fraction(0)
+    places: int = -1
+
+
+def outline(node: Node) -> str:
+    """A tree in one line, for a person: ``+(2, *(3, x))``."""
+    if node.op == "number":
+        return str(node.value)
+    if not node.args:
+        return node.name or node.op
+    name = {"group": node.name, "relation": node.name}.get(node.op, node.op + (f" {node.name}" if node.name else ""))
+    return f"{name}({', '.join(map(outline, node.args))})"
+
+
+_UNSAID = Node("symbol", name="")  # the left side of "> 5"
+
+
+def number(value: int | Fraction) -> Node:
+    """A number that was not written as a decimal."""
+    return Node("number", value=Fraction(value))
+
+
+def read(normal: str, *, grouped: bool = True) -> Node:
+    """The tree of a normalised answer; raises :class:`Unreadable`.
+
+    Args:
+        normal: what :func:`multi_attempt.grading.notation.tidy` returned.
+        grouped: whether ``1,234`` outside of brackets is one number; otherwise two.
+    """
+    reader = _Reader(tokens(normal, grouped=grouped))
+    tree = reader.several()
+    if reader.token.kind != "end":
+        raise Unreadable(reader.token.text)
+    return tree
+
+
+_RELATIONS = {
+    "=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", r"\leq": "<=", r"\geq": ">=", r"\neq": "!=",
+    r"\approx": "~", r"\in": "in", r"\equiv": "=", r"\sim": "~", r"\ll": "<", r"\gg": ">", ":=": "=",
+}  # fmt: skip
+_OPENING = {"(": ")", "[": "]"}
+_CLOSING = frozenset({")", "]", "}", r"\}", "|", r"\rfloor", r"\rceil", r"\|"})
+_GREEK_AND_LIKE = frozenset(
+    r"\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \kappa \lambda \mu \nu \xi \pi \rho \sigma \tau \upsilon "
+    r"\phi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega \hbar \ell \infty "
+    r"\emptyset \odot \oplus \aleph \nabla \partial \mho \Re \Im \star \bot \perp \parallel \prime "
+    r"\heartsuit \spadesuit \top".split()
+)
+_ACCENTS = frozenset(
+    r"\dot \ddot \hat \bar \tilde \vec \widehat \widetilde \overline \underline \overrightarrow \mathbb "
+    r"\mathcal \mathscr \mathfrak \overleftrightarrow \overset \arc".split()
+)
+_FENCES = {r"\lfloor": ("floor", r"\rfloor"), r"\lceil": ("ceil", r"\rceil")}
+_INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sinh": "arcsinh", "cosh": "arccosh",
+             "tanh": "arctanh"}  # fmt: skip
+_SAME_FUNCTION = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_SEVERAL_ARGUMENTS = frozenset({"max", "min", "gcd", "lcm"})
+_UNKNOWN_FUNCTIONS = frozenset("fgFG")
+_UNSUPPORTED = frozenset(r"\sum \prod \int \iint \oint \lim \cdots \ldots \dots \dotsc \dotsb \vdots \ddots".split())
+_MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "Bmatrix", "smallmatrix", "array"})
+
+
+class _Reader:
+    def __init__(self, found: list[Token]) -> None:
+        self._tokens = found
+        self._position = 0
+        self._depth = 0
+        self._bars = 0  # open absolute values: in them a bar closes
+        self._has_words = any(token.kind == "word" or token.kind == "text" for token in found)
+
+    @property
+    def token(self) -> Token:
+        return self._tokens[self._position]
+
+    def _next(self) -> Token:
+        token = self._tokens[self._position]
+        if token.kind != "end":
+            self._position += 1
+        return token
+
+    def _at(self, *texts: str) -> bool:
+        kind, text, _ = self._tokens[self._position]
+        return text in texts and (kind == "sign" or kind == "command")
+
+    def _take(self, *texts: str) -> bool:
+        kind, text, _ = self._tokens[self._position]
+        if text in texts and (kind == "sign" or kind == "command"):
+            self._position += 1
+            return True
+        return False
+
+    def _expect(self, text: str) -> None:
+        if not self._take(text):
+            raise Unreadable(f"{self.token.text!r} where {text!r} should be")
+
+    # ---- Answers side by side, relations, sets ----
+
+    def several(self) -> Node:
+        """Answers parted by commas, semicolons, "and" and "or"; what is parted more strongly is grouped."""
+        if self._has_words and (words := self._words()):
+            return Node("text", name=words)
+        clusters: list[list[Node]] = [[self._item()]]
+        while True:
+            comma = self._take(",")
+            strong = self._take(";") or self._take("and", "or", r"\wedge", r"\vee")
+            if not comma and not strong:
+                break
+            if self.token.kind == "end":
+                break
+            if comma or (strong and len(clusters) == 1 and not self._labelled(clusters[0])):
+                clusters[-1].append(self._item())
+            else:
+                clusters.append([self._item()])
+        if len(clusters) > 1 and all(len(cluster) > 1 and self._labelled(cluster) for cluster in clusters):
+            return Node("several", tuple(Node("several", tuple(cluster)) for cluster in clusters))
+        items = [item for cluster in clusters for item in cluster]
+        return items[0] if len(items) == 1 else Node("several", tuple(items))
+
+    @staticmethod
+    def _labelled(items: list[Node]) -> bool:
+        return all(item.op == "relation" for item in items)
+
+    def _words(self) -> str:
+        """All that is left, if it is words and no mathematics."""
+        rest = self._tokens[self._position : -1]
+        for token in rest:
+            if token.kind not in ("word", "text", "unit", "letter") and token.text not in ("and", "or", ",", ".", "-"):
+                return ""
+        if not rest or (rest[0].kind != "text" and not any(token.kind == "word" for token in rest)):
+            return ""
+        self._position = len(self._tokens) - 1
+        return " ".join(token.text for token in rest)
+
+    def _item(self) -> Node:
+        parts, signs = [self._named() or (_UNSAID if self._is_relation() else self._quantity())], []
+        while self._is_relation():
+            sign = _RELATIONS[self._next().text]
+            if sign in ("<", ">") and self._take("="):
+                sign += "="
+            signs.append(sign)
+            parts.append(self._quantity())
+        if self._take(r"\pmod") or self._take(r"\bmod"):
+            modulus = self._atom() if self._at("{", "(") else self._sum()
+            parts[-1] = Node("modulo", (parts[-1], modulus))
+        return parts[0] if not signs else Node("relation", tuple(parts), " ".join(signs))
+
+    def _is_relation(self) -> bool:
+        return self.token.text in _RELATIONS and self.token.kind in ("sign", "command")
+
+    def _named(self) -> Node | None:
+        """A name in words before a relation, ``\\text{Area} = 5``; words that lead to a value are skipped."""
+        if self.token.kind == "text" and re.search(r"(?::|\b(?:is|are))$", self.token.text):
+            self._next()
+        if self.token.kind in ("text", "word") and self._tokens[self._position + 1].text in _RELATIONS:
+            return Node("text", name=self._next().text)
+        return None
+
+    def _quantity(self) -> Node:
+        """A value, and its unit if it has one."""
+        currency = self._take(r"\$")
+        if self._at("-") and self._tokens[self._position + 1].text == r"\$":
+            self._next(), self._next()
+            value = _negative(self._union())
+        else:
+            value = self._union()
+        if self.token.kind == "end":
+            return Node("unit", (value,), "$") if currency else value
+        if self.token.kind in ("text", "unit"):
+            unit = self._unit()
+            if unit.lower() in PERCENT:
+                return Node("percent", (value,))
+            if unit_key(unit) == "degree":
+                return Node("degree", (value,))
+            return Node("unit", (value,), unit)
+        currency = self._take(r"\$") or currency
+        return Node("unit", (value,), "$") if currency else value
+
+    def _unit(self) -> str:
+        words: list[str] = []
+        while self.token.kind in ("text", "unit"):
+            words.append(self._next().text)
+            if self._take("^"):
+                words.append("^" + self._flat())
+            if self._at("/", "*") and self._tokens[self._position + 1].kind in ("text", "unit", "letter", "word"):
+                words.append(self._next().text)
+                if self.token.kind in ("letter", "word"):
+                    words.append(self._next().text)
+        return " ".join(words)
+
+    def _union(self) -> Node:
+        parts = [self._ratio()]
+        if self.token.kind == "end":
+            return parts[0]
+        while self._take(r"\cup"):
+            parts.append(self._ratio())
+        tree = parts[0] if len(parts) == 1 else Node("union", tuple(parts))
+        if self._take(r"\setminus"):
+            return Node("minus", (tree, self._ratio()))
+        if self._at("-") and self._tokens[self._position + 1].text == r"\{":
+            self._next()
+            return Node("minus", (tree, self._ratio()))
+        return tree
+
+    def _ratio(self) -> Node:
+        parts = [self._sum()]
+        while self._take(":"):
+            parts.append(self._sum())
+        return parts[0] if len(parts) == 1 else Node("ratio", tuple(parts))
+
+    # ---- Arithmetic ----
+
+    def _sum(self) -> Node:
+        terms: list[Node] = []
+        while True:
+            if self.token.text not in _TERM_SIGNS:
+                if terms:
+                    break
+                terms.append(self._product())
+            elif self._take("+"):
+                if self._take("-"):
+                    terms.append(Node("neg", (self._product(),)))
+                else:
+                    terms.append(self._product())
+            elif self._at("-") and self._tokens[self._position + 1].text != r"\{":
+                self._next()
+                terms.append(_negative(self._signed_product()))
+            elif self._take(r"\pm"):
+                terms.append(Node("pm", (self._product(),)))
+            elif self._take(r"\mp"):
+                terms.append(Node("mp", (self._product(),)))
+            elif not terms:
+                terms.append(self._product())
+            else:
+                break
+        return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
+
+    def _signed_product(self) -> Node:
+        if not self._take("-"):
+            return self._product()
+        self._enter()
+        tree = _negative(self._signed_product())
+        self._depth -= 1
+        return tree
+
+    def _product(self) -> Node:
+        """Factors from left to right, so that ``1/2\\pi`` is half of pi; a whole number before a fraction is mixed."""
+        tree = self._mixed() or self._power()
+        last = tree
+        divisions = 0
+        while self.token.kind != "end":
+            if self._take("*"):
+                last = self._signed_power()
+                tree = _times(tree, last)
+            elif self._at("/", r"\bmod"):
+                operation = "/" if self._next().text == "/" else "mod"
+                last = self._signed_power()
+                tree = Node(operation, (tree, last))
+                divisions += 1
+                if divisions > DEEPEST:
+                    raise Unreadable("depth")
+            elif self._starts_factor():
+                if last.op == "number" and self.token.kind == "number":
+                    raise Unreadable("two numbers side by side")
+                last = self._power()
+                tree = _times(tree, last)
+            else:
+                break
+        return tree
+
+    def _mixed(self) -> Node | None:
+        r"""``1\frac{1}{2}`` and ``1 1/2``."""
+        start, whole = self._position, self.token
+        if whole.kind != "number" or not whole.text.isdigit():
+            return None
+        self._next()
+        if self._take(r"\frac"):
+            parts = self._script(single_digit=True), self._script(single_digit=True)
+        elif self.token.kind == "number" and self.token.spaced and self._tokens[self._position + 1].text == "/":
+            above = self._atom()
+            self._next()
+            parts = above, self._atom() if self.token.kind == "number" else number(0)
+        else:
+            self._position = start
+            return None
+        above, below = parts
+        if not (above.op == below.op == "number" and 0 < above.value < below.value and _is_whole(above, below)):
+            self._position = start
+            return None
+        return Node("number", value=int(whole.text) + above.value / below.value)
+
+    def _signed_power(self) -> Node:
+        if not self._at("-", "+"):
+            return self._power()
+        negative = self._next().text == "-"
+        self._enter()
+        tree = self._signed_power()
+        self._depth -= 1
+        return Node("neg", (tree,)) if negative else tree
+
+    def _starts_factor(self) -> bool:
+        token = self.token
+        if token.kind in ("number", "letter", "word", "function"):
+            return True
+        if token.kind == "sign":
+            return token.text in ("(", "[", "{") or (token.text == "|" and not self._bars)
+        if token.kind == "command":
+            return token.text not in _CLOSING and token.text not in _RELATIONS and token.text not in _NO_FACTOR
+        return False
+
+    def _power(self) -> Node:
+        return self._postfix(self._atom())
+
+    def _postfix(self, tree: Node) -> Node:
+        for _ in range(DEEPEST):
+            if self.token.text not in _POSTFIXES:
+                return self._call(tree.name) if tree.op == "symbol" and self._is_call(tree.name) else tree
+            if self._at("^"):
+                self._next()
+                if self._prime_or_degree():
+                    tree = _marked(tree, self._tokens[self._position - 1].text)
+                    self._take("}")
+                    continue
+                tree = Node("^", (tree, self._script()))
+            elif self._at("_"):
+                self._next()
+                tree = _subscripted(tree, self._flat())
+            elif self._at("!") and self._tokens[self._position + 1].text != "=":
+                self._next()
+                if self._at("!"):
+                    raise Unreadable("!!")
+                tree = Node("!", (tree,))
+            elif self._take("%") or self._take(r"\%"):
+                tree = Node("percent", (tree,))
+            elif self._take("'"):
+                tree = _marked(tree, r"\prime")
+            elif self._take(r"\circ"):
+                tree = Node("degree", (tree,))
+            elif tree.op == "degree" and self.token.kind in ("letter", "text"):  # degrees Celsius
+                return Node("unit", tree.args, "degree " + self._next().text)
+            else:
+                return tree
+        raise Unreadable("depth")
+
+    def _is_call(self, name: str) -> bool:
+        """Whether a name before a bracket is a function's: ``f(x + 1)``, ``I(0)``, but not ``n(n + 1)``."""
+        if not self._at("("):
+            return False
+        if name.rstrip("'") in _UNKNOWN_FUNCTIONS:
+            return True
+        inner, *closing = self._tokens[self._position + 1 : self._position + 3]
+        return name[:1].isupper() and inner.kind in ("number", "letter") and bool(closing) and closing[0].text == ")"
+
+    def _call(self, name: str) -> Node:
+        argument = self._atom()
+        return Node("call", argument.args if argument.op == "group" else (argument,), name)
+
+    def _prime_or_degree(self) -> bool:
+        r"""Takes ``\circ``, ``\prime``, ``{\circ}`` or ``{\prime\prime`` after ``^``."""
+        if self._take(r"\circ", r"\prime", "*"):
+            return True
+        if self._at("{") and self._tokens[self._position + 1].text in (r"\circ", r"\prime"):
+            self._next()
+            while self._take(r"\circ", r"\prime"):
+                pass
+            if not self._at("}"):
+                raise Unreadable("mark")
+            return True
+        return False
+
+    def _script(self, *, single_digit: bool = False) -> Node:
+        """What follows ``^``, or is an argument of a command: in braces, or one token (``single_digit``: one digit)."""
+        self._enter()
+        try:
+            if self._take("-"):
+                return Node("neg", (self._script(single_digit=single_digit),))
+            if self._take("+"):
+                return self._script(single_digit=single_digit)
+            token = self.token
+            if single_digit and token.kind == "number" and len(token.text) > 1:
+                if not token.text.isdigit():
+                    raise Unreadable("number")
+                self._tokens[self._position] = Token("number", token.text[1:])
+                return number(int(token.text[0]))
+            if token.kind == "word" or (token.kind == "function" and not single_digit):
+                return self._power() if token.kind == "function" else self._atom()
+            return self._atom()
+        finally:
+            self._depth -= 1
+
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise Unreadable("depth")
+
+    def _atom(self) -> Node:
+        self._enter()
+        try:
+            token = self._next()
+            if token.kind == "number":
+                return self._number(token.text)
+            if token.kind == "letter":
+                return Node("symbol", name=token.text)
+            if token.kind == "word":
+                return Node("*", tuple(Node("symbol", name=letter) for letter in token.text))
+            if token.kind == "function":
+                return self._function(token.text)
+            if token.kind == "sign":
+                return self._bracket(token.text)
+            if token.kind == "command":
+                return self._command(token.text)
+            raise Unreadable(token.text or "end")
+        finally:
+            self._depth -= 1
+
+    def _number(self, text: str) -> Node:
+        if text.isdigit():
+            return Node("number", value=Fraction(int(text)))
+        mantissa, _, exponent = text.replace("E", "e").partition("e")
+        if exponent and abs(int(exponent)) > _LARGEST_EXPONENT:
+            raise Unreadable("exponent")
+        places = len(mantissa.partition(".")[2]) if "." in mantissa.rstrip(".") else -1
+        value = Fraction(mantissa.rstrip(".") or "0")
+        if "." in mantissa and self._take(r"\overline"):
+            digits = self._flat()
+            if not digits.isdigit():
+                raise Unreadable("overline")
+            places = len(mantissa.partition(".")[2])
+            return number(value + Fraction(int(digits), (10 ** len(digits) - 1) * 10**places))
+        if not exponent:
+            return Node("number", value=value, places=places)
+        power = number(10) if int(exponent) >= 0 else number(Fraction(1, 10))
+        scale = Node("number", value=power.value ** abs(int(exponent)))
+        return (
+            Node("*", (Node("number", value=value, places=places), scale))
+            if places > 0
+            else number(value * scale.value)
+        )
+
+    def _bracket(self, opening: str) -> Node:
+        if opening == "{":
+            if self._take("}"):
+                raise Unreadable("{}")
+            bars, self._bars = self._bars, 0
+            tree = self.several()
+            self._bars = bars
+            self._expect("}")
+            return tree
+        if opening == "|":
+            return self._absolute("|")
+        if opening not in _OPENING:
+            raise Unreadable(opening)
+        bars, self._bars = self._bars, 0
+        items, separator = self._items(")", "]")
+        self._bars = bars
+        closing = self._next().text
+        if closing not in (")", "]"):
+            raise Unreadable(f"unclosed {opening}")
+        if len(items) == 1 and not separator and closing == _OPENING[opening]:
+            return items[0]
+        return Node("group", tuple(items), opening + closing)
+
+    def _items(self, *closings: str) -> tuple[list[Node], bool]:
+        items, separated = [], False
+        while not self._at(*closings):
+            items.append(self._item())
+            if not (self._take(",") or self._take(";")):
+                break
+            separated = True
+        return items, separated
+
+    def _absolute(self, closing: str) -> Node:
+        self._bars += 1
+        inner = self._sum()
+        self._expect(closing)
+        self._bars -= 1
+        return Node("abs", (inner,))
+
+    def _set(self) -> Node:
+        bars, self._bars = self._bars, 1  # so that the bar of {x | x > 0} does not begin an absolute value
+        items, _ = self._items(r"\}", "|", r"\mid")
+        self._bars = bars
+        if len(items) == 1 and self._take("|", r"\mid"):
+            condition = self._item()
+            self._expect(r"\}")
+            return condition
+        self._expect(r"\}")
+        return Node("set", tuple(items))
+
+    def _command(self, name: str) -> Node:
+        if name in (r"\frac", r"\binom"):
+            above = self._script(single_digit=True)
+            below = self._script(single_digit=True)
+            return Node("/" if name == r"\frac" else "binom", (above, below))
+        if name == r"\{":
+            return self._set()
+        if name == r"\|":
+            return self._absolute(r"\|")
+        if name in _FENCES:
+            operation, closing = _FENCES[name]
+            bars, self._bars = self._bars, 0
+            inner = self._sum()
+            self._bars = bars
+            self._expect(closing)
+            return Node(operation, (inner,))
+        if name == r"\begin":
+            return self._environment()
+        if name == r"\emptyset":
+            return Node("set")
+        if name in (r"\angle", r"\triangle", r"\measuredangle", r"\Delta") and self.token.kind in ("letter", "word"):
+            letters = ""
+            while self.token.kind in ("letter", "word"):
+                letters += self._next().text
+            return Node("symbol", name=f"{name} {letters}")
+        if name in _ACCENTS:
+            return Node("symbol", name=f"{name} {self._flat()}")
+        if name in _GREEK_AND_LIKE:
+            return Node("symbol", name=name)
+        raise Unreadable(name)
+
+    def _function(self, name: str) -> Node:
+        name = _SAME_FUNCTION.get(name, name)
+        if name in ("sqrt", "cbrt"):
+            return self._root(name)
+        power: Node | None = None
+        base: Node | None = None
+        while self._at("^", "_"):
+            if self._next().text == "^":
+                power = self._script()
+            else:
+                base = self._script()
+        argument = self._atom() if self._at("(", "[", "{", "|") else self._juxtaposed()
+        if name in _SEVERAL_ARGUMENTS:
+            return Node(name, argument.args if argument.op in ("group", "several", "set") else (argument,))
+        if name == "lg":
+            name, base = "log", number(10)
+        if power == number(-1) or power == Node("neg", (number(1),)):
+            name, power = _INVERSES.get(name, ""), None
+            if not name:
+                raise Unreadable("inverse")
+        tree = Node(name, (argument,) if base is None else (argument, base))
+        return tree if power is None else Node("^", (tree, power))
+
+    def _juxtaposed(self) -> Node:
+        r"""A function's argument without brackets: the factors up to a sign, a slash or another function."""
+        self._enter()
+        negative = self._take("-")
+        tree = self._power()
+        while self._starts_factor() and self.token.kind not in ("function",) and not self._at("(", "["):
+            tree = Node("*", (tree, self._power()))
+        self._depth -= 1
+        return Node("neg", (tree,)) if negative else tree
+
+    def _root(self, name: str) -> Node:
+        index = number(3 if name == "cbrt" else 2)
+        if self._take("["):
+            index = self._sum()
+            self._expect("]")
+        return Node("root", (self._script(single_digit=True), index))
+
+    def _environment(self) -> Node:
+        name = self._flat()
+        if name in ("cases", "aligned", "align", "gathered", "align*"):
+            rows = self._rows(name)
+            return Node("several", tuple(item for row in rows for item in row))
+        if name not in _MATRICES:
+            raise Unreadable(name)
+        if name == "array":
+            self._flat()
+        rows = self._rows(name)
+        if len({len(row) for row in rows}) != 1:
+            raise Unreadable("rows of unequal length")
+        return Node("matrix", tuple(Node("row", tuple(row)) for row in rows))
+
+    def _rows(self, name: str) -> list[list[Node]]:
+        rows: list[list[Node]] = [[]]
+        bars, self._bars = self._bars, 0
+        while not self._at(r"\end"):
+            if self._take(r"\\"):
+                if rows[-1]:
+                    rows.append([])
+            elif self._take("&") or self._take(r"\hline") or self._take(","):
+                continue
+            else:
+                rows[-1].append(self._item())
+        self._next()
+        self._bars = bars
+        if self._flat() != name:
+            raise Unreadable("environment")
+        return [row for row in rows if row]
+
+    def _flat(self) -> str:
+        """What stands in braces (or one token) as a name, not as mathematics: ``k_{\\mathrm{B}}`` is ``k_B``."""
+        if not self._take("{"):
+            token = self._next()
+            if token.kind == "end":
+                raise Unreadable("end")
+            return token.text
+        depth = 1
+        texts: list[str] = []
+        while True:
+            token = self._next()
+            if token.kind == "end":
+                raise Unreadable("unclosed brace")
+            depth += (token.text == "{") - (token.text == "}")
+            if not depth:
+                return "".join(texts)
+            if token.text not in ("{", "}"):
+                texts.append(token.text)
+
+
+_TERM_SIGNS = frozenset({"+", "-", r"\pm", r"\mp"})
+_POSTFIXES = frozenset({"^", "_", "!", "%", r"\%", "'", r"\circ", "C", "F"})
+# Commands that no factor begins with.
+_NO_FACTOR = frozenset({r"\cup", r"\cap", r"\setminus", r"\pm", r"\mp", r"\mid", r"\wedge", r"\vee", r"\end", "\\\\",
+                        r"\%", r"\$", r"\bmod", r"\pmod", r"\circ", r"\hline", r"\to", r"\rightarrow", r"\Rightarrow",
+                        r"\implies", r"\iff"}) | _UNSUPPORTED  # fmt: skip
+
+
+def _negative(tree: Node) -> Node:
+    """The tree with a minus sign, which stands inside of a mark: ``-(90°)`` is ``(-90)°``."""
+    if tree.op in ("degree", "percent"):
+        return Node(tree.op, (Node("neg", tree.args),))
+    return Node("neg", (tree,))
+
+
+def _times(left: Node, right: Node) -> Node:
+    if right.op in ("degree", "percent"):
+        return Node(right.op, (Node("*", (left, *right.args)),))
+    # One product of many factors, not a nest of them.
+    return Node("*", (*left.args, right) if left.op == "*" else (left, right))
+
+
+def _is_whole(*nodes: Node) -> bool:
+    return all(node.value.denominator == 1 and node.places < 0 for node in nodes)
+
+
+def _marked(tree: Node, mark: str) -> Node:
+    if mark == r"\circ":
+        return Node("degree", (tree,))
+    if tree.op != "symbol":
+        raise Unreadable(mark)
+    return Node("symbol", name=tree.name + ("*" if mark == "*" else "'"))
+
+
+_BASE_NAMES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+               "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16"}  # fmt: skip
+
+
+def _subscripted(tree: Node, subscript: str) -> Node:
+    if tree.op == "number":
+        base = _BASE_NAMES.get(subscript, subscript)
+        if not re.fullmatch(r"[1-9]\d?", base):
+            raise Unreadable("subscript")
+        return Node("base", (tree,), base)
+    if tree.op == "symbol":
+        return Node("symbol", name=f"{tree.name}_{subscript}")
+    if tree.op == "^" and tree.args[0].op == "symbol":  # v^2_0
+        return Node("^", (_subscripted(tree.args[0], subscript), tree.args[1]))
+    raise Unreadable("subscript")
