@@ -53,7 +53,7 @@ class Grader:
     Args:
         deadline: seconds that a worker may take for one case before it is stopped.
         workers: how many worker processes at most.
-        memory_mb: address space that a case may use in a worker, in MiB.
+        memory_mb: memory that a case may use in a worker, in MiB.
         policies: the judgement calls of what is equal.
     """
 

@@ -27,7 +27,7 @@ class Pool:
     Args:
         workers: how many.
         deadline: seconds for one case.
-        memory_mb: address space for one case, in MiB.
+        memory_mb: memory for one case, in MiB.
     """
 
     def __init__(self, workers: int, deadline: float, memory_mb: int) -> None:

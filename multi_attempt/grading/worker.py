@@ -3,8 +3,9 @@
 :class:`multi_attempt.grading.grader.Grader` runs it as ``python -m multi_attempt.grading.worker PARENT_PID DEADLINE
 MEMORY_MB``. It prints ``ready`` once it can serve, then one line for each line it reads, and ends when its input ends.
 
-It imports math-verify once and never runs a case itself: a forked child does, and is killed at the deadline, at the
-memory limit, and after :data:`_CASES_PER_CHILD` cases. A new one costs some milliseconds, not the imports.
+It imports math-verify once and never runs a case itself: a forked child does, which is watched, and killed at the
+deadline, at the memory limit, and after :data:`_CASES_PER_CHILD` cases. A new one costs some milliseconds, not the
+imports.
 """
 
 from __future__ import annotations
@@ -18,11 +19,28 @@ import resource
 import select
 import signal
 import sys
+import time
 from typing import IO, Any
+
+import psutil
 
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 _CASES_PER_CHILD = 500  # sympy's caches grow
+_WATCH_SECONDS = 0.02  # between looks at a child's memory
+# Beyond this the system itself says no. math-verify swallows the MemoryError, so the limit proper is watched.
+_HARD_LIMIT = 4
 
+# Cases of ours that make sympy import what cases need: before any deadline runs, and before strings are refused, of
+# which its modules make their own constants (sympy.physics.units) and methods (dataclasses).
+_WARM_UP = (
+    (r"\frac12+\sqrt{8}x", "0.5"),
+    (r"\int_0^1 x^2 dx", r"\sum_{k=1}^{3} k"),
+    (r"\lim_{x \to 0} \frac{\sin x}{x}", r"\prod_{k=1}^{3} k"),
+    (r"a_n = \sum_{k=0}^{n-1} a_k b", r"a_n = \sum_{k=0}^{n-2} a_k b"),
+    (r"\begin{pmatrix}1&2\\3&x\end{pmatrix}", r"\begin{pmatrix}1&2\\3&x+1\end{pmatrix}"),
+    (r"\{1,2\} \cup [3,4)", r"x > 5"),
+    (r"\frac{d}{dx} x^2", "2x"),
+)
 # What the libraries have no business doing with model output. See the table of audit events in Python's documentation.
 _FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.remove", "os.rename", "os.rmdir",
               "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "os.kill", "shutil.",
@@ -39,7 +57,7 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     """
     if event == "compile" and arguments[1] == "<string>" and not bytes(arguments[0]).startswith(_SYMPYS_OWN_CODE):
         raise PermissionError("code from a string")
-    if event == "open" and arguments[1] is not None and set(arguments[1]) & set("wax+"):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         raise PermissionError("a file to write")
     if event.startswith(_FORBIDDEN):
         raise PermissionError(event)
@@ -93,18 +111,20 @@ class _Child:
         requests, self._requests = os.pipe()
         self._replies, replies = os.pipe()
         parent = os.getpid()
-        self.pid = os.fork()
+        self._memory = memory_mb << 20
         self.served = 0
+        self.pid = os.fork()
         if self.pid:
             os.close(requests)
             os.close(replies)
+            self._process = psutil.Process(self.pid)
             return
         try:
             _die_with(parent)
             os.close(self._requests)
             os.close(self._replies)
             keep_closed.close()
-            resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+            resource.setrlimit(resource.RLIMIT_AS, (_HARD_LIMIT * memory_mb << 20, _HARD_LIMIT * memory_mb << 20))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             sys.addaudithook(_refuse)
             with os.fdopen(requests) as lines:
@@ -114,7 +134,7 @@ class _Child:
             os._exit(0)
 
     def ask(self, line: str, deadline: float) -> dict[str, Any] | None:
-        """The verdict on a case; None if the child died of it. Raises TimeoutError at the deadline."""
+        """The verdict on a case; None if the child died of it. At a limit, what it ran into."""
         self.served += 1
         try:
             os.write(self._requests, line.encode() + b"\n")
@@ -122,8 +142,12 @@ class _Child:
             return None
         poll = select.poll()
         poll.register(self._replies, select.POLLIN)
-        if not poll.poll(deadline * 1000):
-            raise TimeoutError
+        end = time.monotonic() + deadline
+        while not poll.poll(_WATCH_SECONDS * 1000):
+            if time.monotonic() > end:
+                return {"correct": False, "reason": "timeout"}
+            if self._process.is_running() and self._process.memory_info().rss > self._memory:
+                return {"correct": False, "reason": "memory"}
         reply = os.read(self._replies, 65536)
         return json.loads(reply) if reply else None
 
@@ -142,8 +166,9 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     logging.disable(logging.WARNING)  # math-verify warns at every case that its own time-outs are off
+    for answer, gold in _WARM_UP:
+        _verdict({"answer": answer, "gold": gold})
     converter[str] = _number
-    _verdict({"answer": r"\frac12+\sqrt{8}x", "gold": "0.5"})  # imports what cases need, before any deadline runs
     # Only protocol lines may reach the parent, whatever the libraries print.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -154,10 +179,7 @@ def main() -> None:
         for _ in range(2):  # once more if the child died: not the case's fault if it was killed from outside
             if child is None:
                 child = _Child(memory_mb, replies)
-            try:
-                verdict = child.ask(line.rstrip("\n"), deadline)
-            except TimeoutError:
-                verdict = {"correct": False, "reason": "timeout"}
+            verdict = child.ask(line.rstrip("\n"), deadline)
             if verdict is None or verdict["reason"] in ("timeout", "memory") or child.served >= _CASES_PER_CHILD:
                 child.end()
                 child = None
