@@ -62,10 +62,12 @@ class Comparison:
     Attributes:
         policies: the judgement calls.
         budget: what it may cost.
+        expands: whether a part may hold a plus-or-minus sign.
     """
 
     policies: Policies = field(default_factory=Policies)
     budget: Budget = field(default_factory=Budget)
+    expands: bool = True
 
     def same(self, left: Node, right: Node) -> bool:
         """Whether two trees are equal.
@@ -77,7 +79,8 @@ class Comparison:
         self.budget.spend()
         if left == right:
             return left.op != "relation" or relation_of(left, self.same) is not None
-        left, right = plus_minus(left), plus_minus(right)
+        if self.expands:
+            left, right = plus_minus(left), plus_minus(right)
         if "relation" in (left.op, right.op):
             return self._same_relations(left, right)
         if left.op in _MARKS or right.op in _MARKS:

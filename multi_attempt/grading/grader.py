@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from multi_attempt.answers import boxed
 from multi_attempt.grading.layers import Decision, decide, describe
@@ -42,7 +42,9 @@ class Verdict:
 NO_ANSWER = Verdict(correct=False)
 """The verdict on an attempt without an answer."""
 
-_CACHED_VERDICTS = 10_000  # of workers; the other layers are faster than a look-up is worth
+_NO_ANSWER = Decision(False, NO_ANSWER.method)
+
+_CACHED_DECISIONS = 10_000  # of workers; the other layers are faster than a look-up is worth
 
 
 class Grader:
@@ -70,26 +72,26 @@ class Grader:
         self._pool = Pool(workers, deadline, memory_mb)
         # Threads that wait for workers; the event loop's own are for others.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
-        self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str], Decision] = OrderedDict()
         self._lock = threading.Lock()
         atexit.register(self.close)
 
     def grade(self, answer: str | None, gold: str) -> Verdict:
         """Whether a bare answer (what stood in the box) equals the gold answer. Never raises, never hangs."""
         start = time.perf_counter()
-        verdict = self._decide_here(answer, gold)
-        if isinstance(verdict, Decision):
-            verdict = self._ask_worker(verdict.answer, verdict.gold)
-        return replace(verdict, answer=answer, seconds=time.perf_counter() - start)
+        decision = self._decide_here(answer, gold)
+        if decision.correct is None:
+            decision = self._ask_worker(decision)
+        return _verdict(decision, answer, start)
 
     async def grade_async(self, answer: str | None, gold: str) -> Verdict:
         """The same, for an event loop, which goes on while a worker computes."""
         start = time.perf_counter()
-        verdict = self._decide_here(answer, gold)
-        if isinstance(verdict, Decision):
+        decision = self._decide_here(answer, gold)
+        if decision.correct is None:
             loop = asyncio.get_running_loop()
-            verdict = await loop.run_in_executor(self._threads, self._ask_worker, verdict.answer, verdict.gold)
-        return replace(verdict, answer=answer, seconds=time.perf_counter() - start)
+            decision = await loop.run_in_executor(self._threads, self._ask_worker, decision)
+        return _verdict(decision, answer, start)
 
     def warm_up(self) -> None:
         """Start the workers now, so that the first cases do not wait for imports."""
@@ -103,25 +105,29 @@ class Grader:
         """The process ids of the workers that run."""
         return self._pool.processes()
 
-    def _decide_here(self, answer: str | None, gold: str) -> Verdict | Decision:
-        """The verdict of this process's layers (or of a worker, earlier); a decision that is none for a worker."""
+    def _decide_here(self, answer: str | None, gold: str) -> Decision:
+        """What this process's layers decide, or a worker did earlier; ``correct`` is None if a worker must be asked."""
         if answer is None or not answer.strip():
-            return NO_ANSWER
+            return _NO_ANSWER
         decision = decide(answer, gold, self._policies)
-        if decision.correct is not None:
-            return Verdict(correct=decision.correct, method=decision.method, reason=decision.reason)
-        with self._lock:
-            return self._cache.get((decision.answer, decision.gold)) or decision
+        if decision.correct is None:
+            with self._lock:
+                return self._cache.get((decision.answer, decision.gold), decision)
+        return decision
 
-    def _ask_worker(self, answer: str, gold: str) -> Verdict:
-        reply = self._pool.ask(answer, gold)
-        verdict = Verdict(correct=reply.correct, method="math-verify", reason=reply.reason)
+    def _ask_worker(self, question: Decision) -> Decision:
+        reply = self._pool.ask(question.answer, question.gold)
+        decision = Decision(reply.correct, "math-verify", reply.reason)
         if reply.reason != "crash":
             with self._lock:
-                self._cache[answer, gold] = verdict
-                if len(self._cache) > _CACHED_VERDICTS:
+                self._cache[question.answer, question.gold] = decision
+                if len(self._cache) > _CACHED_DECISIONS:
                     self._cache.popitem(last=False)
-        return verdict
+        return decision
+
+
+def _verdict(decision: Decision, answer: str | None, start: float) -> Verdict:
+    return Verdict(bool(decision.correct), answer, decision.method, decision.reason, time.perf_counter() - start)
 
 
 def explain(prediction: str, gold: str) -> str:

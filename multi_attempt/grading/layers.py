@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from multi_attempt.answers import stated
 from multi_attempt.grading.equality import Comparison, same_words
@@ -15,8 +15,7 @@ from multi_attempt.grading.relations import STRUCTURES
 from multi_attempt.grading.values import Budget, TooLarge
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What the layers found.
 
     Attributes:
@@ -36,7 +35,31 @@ class Decision:
 
 
 _SOLUTION = re.compile(r"\\boxed|answer is")
-_PLAIN = re.compile(r"-?(?:\d{1,300}(?:\.\d{0,300})?|\.\d{1,300})")
+_PLAIN = re.compile(
+    r"(-?)(?:(\d{1,300})|(\d{0,300}\.\d{1,300})|\\frac\{(\d{1,300})\}\{(\d{1,300})\}|(\d{1,300})/(\d{1,300}))"
+)
+
+
+def _plain_number(normal: str) -> int | Fraction | None:
+    """The value of a whole number, a decimal or a fraction that stands alone: most answers are."""
+    match = _PLAIN.fullmatch(normal)
+    if match is None:
+        return None
+    sign, whole, decimal, *parts = match.groups()
+    if whole:
+        number: int | Fraction = int(whole)
+    elif decimal:
+        number = Fraction(decimal)
+    else:
+        above, below = (int(part) for part in parts if part)
+        if not below:
+            return None
+        number = Fraction(above, below)
+    return -number if sign else number
+
+
+def _is_exact(normal: str) -> bool:
+    return "." not in normal
 
 
 def decide(answer: str, gold: str, policies: Policies) -> Decision:
@@ -62,10 +85,9 @@ def decide(answer: str, gold: str, policies: Policies) -> Decision:
         return Decision(True, "exact")
     if (_TEXTS.search(left) or _TEXTS.search(right)) and _without_wrappers(left) == _without_wrappers(right):
         return Decision(True, "text")
-    if _PLAIN.fullmatch(left) and _PLAIN.fullmatch(right):
-        if "." not in left and "." not in right:
-            return Decision(int(left) == int(right), "number")
-        return Decision(Fraction(left) == Fraction(right), "number")
+    numbers = _plain_number(left), _plain_number(right)
+    if None not in numbers and (_is_exact(left) == _is_exact(right) or numbers[0] == numbers[1]):
+        return Decision(numbers[0] == numbers[1], "number")
     return _compare(left, right, policies)
 
 
@@ -84,6 +106,7 @@ def describe(text: str) -> str:
 
 def _compare(left: str, right: str, policies: Policies) -> Decision:
     budget = Budget()
+    expands = any(sign in text for text in (left, right) for sign in (r"\pm", r"\mp"))
     undecided: Decision | None = None
     try:
         answers, golds = _readings(left, right, policies), _readings(right, left, policies)
@@ -94,7 +117,7 @@ def _compare(left: str, right: str, policies: Policies) -> Decision:
     for answer in answers:
         for gold in golds:
             try:
-                if Comparison(policies, budget).same(answer, gold):
+                if Comparison(policies, budget, expands).same(answer, gold):
                     return Decision(True, _layer(answer, gold))
             except Unreadable as error:
                 undecided = Decision(None, "math-verify", f"cannot compare {error}", left, right)

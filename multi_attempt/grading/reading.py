@@ -194,6 +194,8 @@ class _Reader:
 
     def _quantity(self) -> Node:
         """A value, and its unit if it has one."""
+        if self.token.kind in ("number", "letter") and self._tokens[self._position + 1].text in _AFTER_A_VALUE:
+            return self._atom()  # the short way for the most frequent values
         currency = self._take(r"\$")
         if self._at("-") and self._tokens[self._position + 1].text == r"\$":
             self._next(), self._next()
@@ -645,6 +647,7 @@ class _Reader:
                 texts.append(token.text)
 
 
+_AFTER_A_VALUE = frozenset({"", "=", "<", ">", ",", ";", ")", "]", "}", r"\}", "&", "\\\\", "and", "or"})
 _TERM_SIGNS = frozenset({"+", "-", r"\pm", r"\mp"})
 _POSTFIXES = frozenset({"^", "_", "!", "%", r"\%", "'", r"\circ", "C", "F"})
 # Commands that no factor begins with.
