@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test fuzz lint clean
 
 python := .venv/bin/python
 export PYTHON TORCH_INDEX
@@ -16,6 +16,9 @@ quickstart: .venv/complete  ## train a tiny model with multi-attempt PPO and rep
 
 test: lint  ## all that a change must pass: lint, types and tests
 	$(python) -m pytest $(PYTEST)
+
+fuzz: .venv/complete  ## ten thousand hostile answers for the grader
+	GRADER_CASES=10000 $(python) -m pytest tests/multi_attempt/test_grading_safety.py
 
 lint: .venv/complete  ## style and types
 	.venv/bin/ruff check .

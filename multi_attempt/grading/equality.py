@@ -377,7 +377,7 @@ class Comparison:
         if not self.policies.bare_label and relation.label is not None:
             return False
         if relation.kind == "region" and other.op not in ("group", "union", "minus", "set", "symbol"):
-            return False
+            return relation.value.op == "set" and other.op == "several" and self.same(relation.value, other)
         return self.same(relation.value, other)
 
     def _same_equations(self, first: Relation, second: Relation) -> bool:
@@ -499,9 +499,12 @@ def _power_of_ten(node: Node) -> Fraction | None:
     return Fraction(10) ** (sign * exponent.value.numerator)
 
 
+_NOTHING = frozenset({"emptyset", "none", "nosolution", "nosolutions", "norealsolution", "norealsolutions"})
+
+
 def _same_text(left: Node, right: Node) -> bool:
     first, second = _letters(left), _letters(right)
-    return first is not None and first == second
+    return first is not None and (first == second or {first, second} <= _NOTHING)
 
 
 def same_words(left: str, right: str) -> bool:
@@ -519,6 +522,8 @@ def _letters(node: Node) -> str | None:
         return re.sub(r"[^\w+\-:/<>=]", "", node.name).casefold()
     if node.op == "symbol":
         return node.name.casefold()
+    if node == Node("set"):
+        return "emptyset"
     if node.op == "*":
         letters = [_letters(part) for part in node.args]
         return None if None in letters else "".join(part or "" for part in letters)

@@ -35,6 +35,11 @@ class Decision(NamedTuple):
 
 
 _SOLUTION = re.compile(r"\\boxed|answer is")
+# "for all x", and of which numbers a parameter is one: left out where only one side says it.
+_QUALIFIER = re.compile(
+    r"(?<=\S)[ ,(]*(?:\\(?:text|mbox|mathrm) ?\{ ?)?(?:\\forall|\bfor (?:all|any|every|each)\b).*$"
+    r"|(?<=\S)[ ,(]+[a-z] ?\\in ?\\mathbb ?\{? ?[ZN] ?\}?\)?$"
+)
 _PLAIN = re.compile(
     r"(-?)(?:(\d{1,300})|(\d{0,300}\.\d{1,300})|\\frac\{(\d{1,300})\}\{(\d{1,300})\}|(\d{1,300})/(\d{1,300}))"
 )
@@ -73,6 +78,8 @@ def decide(answer: str, gold: str, policies: Policies) -> Decision:
     if max(len(answer), len(gold)) > LONGEST:
         return Decision(False, "exact", "too long")
     left, right = tidy(answer), tidy(gold)
+    if (qualified := _QUALIFIER.search(left) is not None) != (_QUALIFIER.search(right) is not None):
+        left, right = (_QUALIFIER.sub("", left), right) if qualified else (left, _QUALIFIER.sub("", right))
     if _is_prose(right):
         return Decision(same_words(left, right), "text")
     if _is_prose(left):

@@ -64,8 +64,10 @@ _SYNONYMS = {
     r"\backslash": r"\setminus", r"\bigcup": r"\cup", r"\simeq": r"\approx", r"\doteq": r"\approx", r"\iota": "i",
     r"\thickapprox": r"\approx", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon", r"\varrho": r"\rho",
     r"\vartheta": r"\theta", r"\arg": r"\arg", r"\lor": r"\vee", r"\pounds": r"\$", r"\euro": r"\$",
+    r"\langle": "(", r"\rangle": ")",
     r"\tg": r"\tan", r"\ctg": r"\cot", r"\arctg": r"\arctan", r"\lg": r"\lg", r"\infin": r"\infty",
 }  # fmt: skip
+_BRACED_SIGN = re.compile(r"\{([:=<>;])\}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _THOUSANDS_MARK = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\,)\s*(?=\d{3}(?!\d))")
 # "1 000 000", but not the "1 100" of "1 100/3", nor a digit that belongs to a longer number.
@@ -97,6 +99,8 @@ def tidy(answer: str) -> str:
     if "\\" in text:
         text = _LOOKS.sub(" ", text)
         text = _COMMAND.sub(lambda command: _SYNONYMS.get(command.group(), command.group()), text)
+    if "{" in text:
+        text = _BRACED_SIGN.sub(r"\1", text)
     text = _SPACES.sub(" ", text)
     text = re.sub(r" {2,}", " ", text).strip(" ")
     # A sentence's end; a last backslash is half a space.
@@ -312,6 +316,8 @@ def _tokenize_text(content: str, found: list[Token], grouped: bool, level: int, 
     elif re.fullmatch(r"[^a-zA-Z]*[a-zA-Z]?[^a-zA-Z]*|[a-zA-Z](?: ?, ?[a-zA-Z])+", stripped):
         # No words: 340, (C), E, or a list of letters. 10:30 keeps its place in a line of text.
         _tokenize(stripped, found, grouped, level + 1)
+    elif choice := re.fullmatch(r"(?:option|choice) \(?([A-Z])\)?", stripped, re.IGNORECASE):
+        found.append(Token("letter", choice[1].upper()))
     elif quantity := re.fullmatch(r"([-+]?\$?[\d.,]*\d)\s*([a-zA-Z][a-zA-Z ]*\.?)", stripped):
         _tokenize(quantity[1], found, grouped, level + 1)
         found.append(Token("text", quantity[2]))

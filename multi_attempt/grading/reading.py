@@ -481,6 +481,8 @@ class _Reader:
                 raise Unreadable("{}")
             bars, self._bars = self._bars, 0
             tree = self.several()
+            if self._take(r"\choose"):
+                tree = Node("binom", (tree, self._sum()))
             self._bars = bars
             self._expect("}")
             return tree
@@ -653,7 +655,7 @@ _POSTFIXES = frozenset({"^", "_", "!", "%", r"\%", "'", r"\circ", "C", "F"})
 # Commands that no factor begins with.
 _NO_FACTOR = frozenset({r"\cup", r"\cap", r"\setminus", r"\pm", r"\mp", r"\mid", r"\wedge", r"\vee", r"\end", "\\\\",
                         r"\%", r"\$", r"\bmod", r"\pmod", r"\circ", r"\hline", r"\to", r"\rightarrow", r"\Rightarrow",
-                        r"\implies", r"\iff"}) | _UNSUPPORTED  # fmt: skip
+                        r"\implies", r"\iff", r"\choose"}) | _UNSUPPORTED  # fmt: skip
 
 
 def _negative(tree: Node) -> Node:

@@ -69,6 +69,17 @@ def test_the_wheel_holds_every_config_and_template(wheel: Path) -> None:
     } <= names
 
 
+def test_the_wheel_holds_every_module(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    folders = {"multi_attempt": "multi_attempt", "verl_ext": "verl_ext", "eval": "multi_attempt/evaluation"}
+    assert {
+        f"{installed}/{path.relative_to(_ROOT / folder)}"
+        for folder, installed in folders.items()
+        for path in _ROOT.glob(f"{folder}/**/*.py")
+    } <= names
+
+
 def test_verl_finds_the_installed_config_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     command = [
         str(installed / "python"),
