@@ -9,7 +9,6 @@ _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{")
 # A box, an escaped character (as in \{1, 2\}, which opens and closes nothing), or a brace.
 _BRACES = re.compile(rf"{_BOX.pattern}|\\.|[{{}}]", re.DOTALL)
 
-
 # What may stand between the boxes of one answer: \boxed{1} \text{ and } \boxed{2}, but not "\boxed{1}. No, \boxed{2}".
 _CONNECTIVE = re.compile(
     r"(?:[ ]?[a-z]+(?= and ))?"  # \boxed{1} apple and
@@ -47,8 +46,8 @@ def boxed(text: str) -> str | None:
             break
         if not _CONNECTING.search(between):
             break
-        contents.insert(0, text[start:end].strip())
-    return ", ".join(contents) if all(contents) else None
+        contents.append(text[start:end].strip())
+    return ", ".join(reversed(contents)) if all(contents) else None
 
 
 # Where a sentence comes to its value, and where it goes on to say why.
@@ -56,7 +55,7 @@ _COPULA = re.compile(r"(?:\b(?:is|are|be|by|equals|it's)\b|:|(?<![<>!=])=)[ \t]*
 _AFTERTHOUGHT = re.compile(r",? (?:because|since|where|as)\b")
 _CHATTER = re.compile(r"<\||\bI hope\b")
 _SENTENCE_END = re.compile(r"[.!?](?:\s+|$)|\n+")
-_COUNTED = re.compile(r"(\S*\d\S*)(?: +[^\W\d]+)+")  # 12 distinct sequences
+_COUNTED = re.compile(r"(?=\S*\d)(\S+)(?: +[^\W\d]+)+")  # 12 distinct sequences
 _PROSE = re.compile(r"[a-zA-Z]{3,} [a-zA-Z]{2,}")
 _MATH = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 

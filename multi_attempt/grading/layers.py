@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from multi_attempt.answers import stated
 from multi_attempt.grading.equality import Comparison, same_words
-from multi_attempt.grading.notation import GROUPED, LONGEST, Unreadable, is_name, spelling, tidy
+from multi_attempt.grading.notation import GROUPED, LONGEST, Unreadable, is_balanced, is_name, spelling, tidy
 from multi_attempt.grading.policies import Policies
 from multi_attempt.grading.reading import Node, outline, read
 from multi_attempt.grading.relations import STRUCTURES
@@ -63,6 +63,10 @@ def _plain_number(normal: str) -> int | Fraction | None:
     return -number if sign else number
 
 
+def _without_qualifier(normal: str) -> str:
+    return _QUALIFIER.sub("", normal) if "for " in normal or r"\forall" in normal or r"\mathbb" in normal else normal
+
+
 def _is_exact(normal: str) -> bool:
     return "." not in normal
 
@@ -78,8 +82,9 @@ def decide(answer: str, gold: str, policies: Policies) -> Decision:
     if max(len(answer), len(gold)) > LONGEST:
         return Decision(False, "exact", "too long")
     left, right = tidy(answer), tidy(gold)
-    if (qualified := _QUALIFIER.search(left) is not None) != (_QUALIFIER.search(right) is not None):
-        left, right = (_QUALIFIER.sub("", left), right) if qualified else (left, _QUALIFIER.sub("", right))
+    plain = _without_qualifier(left), _without_qualifier(right)
+    if (plain[0] == left) != (plain[1] == right):
+        left, right = plain
     if _is_prose(right):
         return Decision(same_words(left, right), "text")
     if _is_prose(left):
@@ -118,6 +123,8 @@ def _compare(left: str, right: str, policies: Policies) -> Decision:
     try:
         answers, golds = _readings(left, right, policies), _readings(right, left, policies)
     except Unreadable as error:
+        if not (is_balanced(left) and is_balanced(right)):
+            return Decision(False, "exact", "unbalanced braces")
         return Decision(None, "math-verify", f"cannot read {error}", left, right)
     except RecursionError:  # depth is bounded, but the caller may stand deep in the stack already
         return Decision(False, "expression", "depth")
@@ -136,8 +143,6 @@ def _compare(left: str, right: str, policies: Policies) -> Decision:
 
 
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
-
-
 _DECIMAL_POINT = re.compile(r"-?\d*\.\d+")
 
 

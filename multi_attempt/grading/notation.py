@@ -343,6 +343,14 @@ def _tokenize_letters(letters: str, found: list[Token], spaced: bool) -> None:
         found.extend(Token("letter", letter, spaced and not index) for index, letter in enumerate(letters))
 
 
+def is_balanced(text: str) -> bool:
+    """Whether every brace closes, so that the text stays within braces put around it."""
+    try:
+        return closing_brace(f"{{{text}}}", 0) == len(text) + 1
+    except Unreadable:
+        return False
+
+
 def closing_brace(text: str, opening: int) -> int:
     """Where the brace that opens at ``opening`` closes; raises :class:`Unreadable` if it never does."""
     depth, position = 0, opening

@@ -81,11 +81,8 @@ def _inequality(parts: list[Node], signs: list[str]) -> Relation:
             label, bound, sign = bound, label, FLIPPED[sign]
         if is_label(label):
             if label.op == "abs" and sign in ("<", "<="):
-                label, region = (
-                    label.args[0],
-                    Node("group", (Node("neg", (bound,)), bound), "()" if sign == "<" else "[]"),
-                )
-                return Relation("region", (label, bound), [sign], label, region)
+                region = Node("group", (Node("neg", (bound,)), bound), "()" if sign == "<" else "[]")
+                return Relation("region", (label, bound), [sign], label.args[0], region)
             region = {
                 "<": Node("group", (least, bound), "()"),
                 "<=": Node("group", (least, bound), "(]"),
@@ -124,6 +121,7 @@ def is_label(node: Node) -> bool:
 
 
 def same_label(left: Node | None, right: Node | None) -> bool:
+    """Whether two names may be the same one's: one is missing, in words, or a function whose value has a name."""
     if left is None or right is None or left == right or (left.op == right.op and "" in (left.name, right.name)):
         return True
     if "text" in (left.op, right.op):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multi_attempt.answers import EXTRACTORS, answer_tag, boxed
+from multi_attempt.answers import EXTRACTORS, answer_tag, boxed, stated
 
 # A generous bound for work of milliseconds: whatever is quadratic in a megabyte takes hours.
 SECONDS_FOR_LINEAR_WORK = 30
@@ -35,6 +35,48 @@ SECONDS_FOR_LINEAR_WORK = 30
 )
 def test_last_complete_box_holds_the_answer(text: str, answer: str) -> None:
     assert boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"\boxed{1},\boxed{2}, \boxed{3}.", "1, 2, 3"),
+        (r"\[\boxed{-2} \quad \text{and} \quad \boxed{1}\]", "-2, 1"),
+        (r"\(x = \boxed{3}\) and \(y_1 = \boxed{4}\)", "3, 4"),
+        (r"\boxed{3} apples and \boxed{4} pears", "3, 4"),
+        (r"first \boxed{7}. Then \boxed{1} and \boxed{2}", "1, 2"),
+        # Another box is another try.
+        (r"\boxed{1}\boxed{2}", "2"),
+        (r"\boxed{1} \boxed{2}", "2"),
+        (r"\boxed{1} or \boxed{2}", "2"),
+        (r"\boxed{1}. No, \boxed{2}", "2"),
+        (r"\boxed{1} and not \boxed{2}", "2"),
+        (r"\boxed{1}\,\boxed{2}", "2"),
+        (r"\boxed{1} = \boxed{2}", "2"),
+    ],
+)
+def test_boxes_with_only_and_or_commas_between_them_are_one_answer(text: str, answer: str) -> None:
+    assert boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 42", "42"),
+        ("so the largest $n$ is 34.", "34"),
+        ("Therefore $x \\geq 5$ is the solution.", r"x \geq 5"),
+        ("There are 12 distinct sequences.", "12"),
+        ("42 because geometry proves it", "42"),
+        ("First compute 6*7.\n42", "42"),
+        ("Final answer: The final answer is $(-6, 10)$. I hope it is correct.", "(-6, 10)"),
+        (r"The total is \boxed{28\%} of it.", r"28\%"),
+        ("I do not know what to say", None),
+        ("either forty one or forty two", None),
+    ],
+)
+def test_sentences_state_an_answer_at_their_end(text: str, answer: str | None) -> None:
+    assert stated(text) == answer
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,13 @@ def test_verdict_says_which_layer_decided(answer: str, gold: str, method: str) -
     assert grader.processes() == []
 
 
+@pytest.mark.parametrize("answer", [r"5} \boxed{55", r"\sum} \boxed{55", "55} {", r"\sum_{k=1}^{10} k} + {0"])
+def test_answer_that_leaves_its_box_is_wrong(answer: str) -> None:
+    grader = Grader()
+    assert not grader.grade(answer, "55").correct
+    assert grader.processes() == []
+
+
 def test_what_is_too_large_is_wrong_and_says_so() -> None:
     verdict = Grader().grade("9^{9^{9}}", "5")
     assert (verdict.correct, verdict.method, verdict.reason) == (False, "number", "too large: bits")
