@@ -38,4 +38,6 @@ class Policies:
 
     def __post_init__(self) -> None:
         if self.rounded_digits < 0:
-            raise ValueError(f"grader.policies.rounded_digits = {self.rounded_digits} must be 0 (never) or positive")
+            raise ValueError(
+                f"multi_attempt.grader.policies.rounded_digits = {self.rounded_digits} must be 0 (never) or positive"
+            )

@@ -59,6 +59,19 @@ def test_grade_answers_every_line_in_order() -> None:
         assert bool(verdict["reason"]) == bool(reason)
 
 
+def test_grade_explains_to_a_person_how_it_read_and_who_decided() -> None:
+    lines = [case(r"\boxed{x > 5}", r"(5,\infty)"), case("no box \ud800", "3"), b"garbage"]
+    finished = multi_attempt("grade", "--explain", given=b"\n".join(lines))
+    assert finished.returncode == 0, finished.stderr
+    first, second, third = finished.stdout.decode().split("\n\n")
+    assert [line.split(maxsplit=1)[0] for line in first.splitlines()] == ["answer", "read", "gold", "read", "verdict"]
+    assert ">(x, 5)" in first
+    assert "right, by structure" in first
+    assert "no complete box" in second
+    assert "wrong, by none" in second
+    assert third.strip() == "not a case: JSONDecodeError"
+
+
 def test_grade_takes_a_last_line_without_an_end() -> None:
     finished = multi_attempt("grade", given=case(r"\boxed{3}", "3") + b"\n" + case(r"\boxed{ 4 }", "4"))
     assert [json.loads(line)["correct"] for line in finished.stdout.splitlines()] == [True, True]

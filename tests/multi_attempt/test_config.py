@@ -10,6 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from multi_attempt.config import EpisodeSettings, GraderSettings, GuardSettings, TaskSettings, load_settings
+from multi_attempt.grading import Policies
 from multi_attempt.prompts import BUILT_IN
 from multi_attempt.rewards import RewardRule
 
@@ -56,7 +57,7 @@ def test_settings_are_read_at_every_level() -> None:
             repeat_question: true
             max_tokens_per_attempt: 600
             reward: {attempt_discount: 0.9, format_attempts: any}
-            grader: {deadline: 1}
+            grader: {deadline: 1, policies: {rounded_digits: 0, any_order: false, integers: n}}
             episode: {abort_retries: 0, max_error_rate: 1}
             guard: {min_correlation: -1}
             """
@@ -66,7 +67,9 @@ def test_settings_are_read_at_every_level() -> None:
     assert (settings.repeat_question, settings.max_tokens_per_attempt) == (True, 600)
     assert settings.prompt_set.name == "boxed"
     assert settings.reward == RewardRule(attempt_discount=0.9, format_attempts="any")
-    assert settings.grader == GraderSettings(deadline=1.0)
+    assert settings.grader == GraderSettings(
+        deadline=1.0, policies=Policies(rounded_digits=0, any_order=False, integers="n")
+    )
     assert settings.episode == EpisodeSettings(abort_retries=0, max_error_rate=1.0)
     assert settings.guard == GuardSettings(min_correlation=-1.0)
 
@@ -112,6 +115,7 @@ def test_node_that_is_no_mapping_is_refused(value: Any) -> None:
         ("max_attempt: 3", "multi_attempt.max_attempt"),
         ("reward: {wrong: -1}", "multi_attempt.reward.wrong"),
         ("grader: {timeout: 3}", "multi_attempt.grader.timeout"),
+        ("grader: {policies: {order: any}}", "multi_attempt.grader.policies.order"),
         ("episode: {retries: 3}", "multi_attempt.episode.retries"),
         ("guard: {correlation: 0.9}", "multi_attempt.guard.correlation"),
     ],
@@ -136,6 +140,7 @@ def test_unknown_key_is_named(text: str, key: str) -> None:
         ("grader: {deadline: soon}", "grader.deadline", "soon"),
         ("grader: {workers: 1.5}", "grader.workers", "1.5"),
         ("grader: 3", "grader", "3"),
+        ("grader: {policies: {any_order: sometimes}}", "grader.policies.any_order", "sometimes"),
         ("episode: {timeout: never}", "episode.timeout", "never"),
         ("guard: {min_correlation: high}", "guard.min_correlation", "high"),
         ("seed: '${nowhere}'", "seed", "nowhere"),
@@ -168,6 +173,7 @@ def test_wrong_type_is_refused_by_key_and_value(text: str, key: str, value: str)
         ("grader: {deadline: .inf}", "grader.deadline", "inf"),
         ("grader: {workers: 0}", "grader.workers", "0"),
         ("grader: {memory_mb: 0}", "grader.memory_mb", "0"),
+        ("grader: {policies: {rounded_digits: -1}}", "grader.policies.rounded_digits", "-1"),
         ("episode: {timeout: 0}", "episode", "timeout=0.0"),
         ("episode: {timeout: .nan}", "episode", "timeout=nan"),
         ("episode: {abort_retries: -1}", "episode", "abort_retries=-1"),
