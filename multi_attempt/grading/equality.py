@@ -92,6 +92,8 @@ class Comparison:
     # ---- Marks: units, degrees, percent, bases ----
 
     def _same_marks(self, left: Node, right: Node) -> bool:
+        if left.op in _MARKS and right.op in _MARKS and left.op != right.op:
+            return False  # each may be left out, but 40% is not 40 degrees
         for mark, compare in (
             ("unit", self._same_unit),
             ("modulo", self._same_modulo),
@@ -111,7 +113,7 @@ class Comparison:
             if None not in keys and keys[0] != keys[1]:
                 return False
             return self.same(marked.args[0], other.args[0])
-        return self.policies.bare_unit and other.op != "text" and self.same(marked.args[0], other)
+        return self.policies.bare_unit and other.op not in ("text", "ratio") and self.same(marked.args[0], other)
 
     def _same_modulo(self, marked: Node, other: Node) -> bool:
         if other.op == "modulo":
@@ -393,7 +395,7 @@ class Comparison:
 
     def _same_chains(self, first: Relation, second: Relation) -> bool:
         """Whether inequalities agree part by part, or, of two parts, by the sign of their difference."""
-        if len(first.parts) != len(second.parts):
+        if len(first.parts) != len(second.parts) or "in" in (*first.signs, *second.signs):
             return False
         if first.signs == second.signs and self._same_in_order(first.parts, second.parts):
             return True

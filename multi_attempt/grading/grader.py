@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import math
 import threading
 import time
@@ -16,6 +17,8 @@ from multi_attempt.grading.layers import Decision, decide, describe
 from multi_attempt.grading.policies import Policies
 from multi_attempt.grading.pool import Pool
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -25,10 +28,10 @@ class Verdict:
         correct: whether the answer is right.
         answer: the answer that was graded, or None if there was none.
         method: who decided: ``none`` (no answer), ``exact`` (same spelling), ``number`` (exact arithmetic),
-            ``structure`` (lists, sets, intervals, relations, matrices), ``expression``, ``text`` (words), or
-            ``math-verify``.
+            ``structure`` (lists, sets, intervals, relations, matrices), ``expression``, ``text`` (words),
+            ``math-verify``, or ``error`` (the grader failed, and logged why).
         reason: why the case could not be decided and counts as wrong: ``timeout``, ``memory``, ``depth``, ``crash``,
-            ``too long``, ``too large: ...``, or the exception that math-verify raised; else empty.
+            ``too long``, ``too large: ...``, ``unbalanced braces``, or an exception's name; else empty.
         seconds: how long it took.
     """
 
@@ -109,7 +112,11 @@ class Grader:
         """What this process's layers decide, or a worker did earlier; ``correct`` is None if a worker must be asked."""
         if answer is None or not answer.strip():
             return _NO_ANSWER
-        decision = decide(answer, gold, self._policies)
+        try:
+            decision = decide(answer, gold, self._policies)
+        except Exception as error:  # a fault of ours: one episode's verdict, not the end of a run
+            _logger.exception("The grader failed on answer %a, gold answer %a; it counts as wrong.", answer, gold)
+            return Decision(False, "error", type(error).__name__)
         if decision.correct is None:
             with self._lock:
                 return self._cache.get((decision.answer, decision.gold), decision)

@@ -130,7 +130,7 @@ def same_label(left: Node | None, right: Node | None) -> bool:
     applied = [label for label in (left, right) if label.op in ("call", "*")]
     if len(applied) == 2 and left.op == right.op:
         return (left.op == "call" and left.name == right.name) or left.args[0] == right.args[0]
-    return len(applied) == 1 and applied[0].op == "call"
+    return len(applied) == 1 and applied[0].op == "call" and Node("symbol", name="y") in (left, right)
 
 
 def renamed(first: Relation, second: Relation) -> tuple[Node, Node]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,6 +225,16 @@ def test_deep_stack_of_the_caller_is_no_exception() -> None:
         return decide("(" * 25 + "1" + ")" * 25, "2", Policies()).reason
 
     assert deeper(sys.getrecursionlimit() - 200) == "depth"
+
+
+def test_any_two_texts_of_the_table_are_compared_and_their_order_does_not_matter() -> None:
+    rules = [rule for rule in RULES if not rule.get("answers_only")]
+    keys = ("equal", "different", "judged")
+    texts = sorted({text for rule in rules for key in keys for text in chain(*rule.get(key, []))})
+    dice = random.Random(0)
+    for _ in range(4_000):
+        one, other = dice.choice(texts), dice.choice(texts)
+        assert decide(one, other, Policies()).correct is decide(other, one, Policies()).correct, (one, other)
 
 
 _PIECES = st.sampled_from(

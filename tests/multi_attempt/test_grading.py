@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import multi_attempt.grading.grader
 from multi_attempt.grading import NO_ANSWER, Grader, Verdict, grade, normalize
 
 # Long enough for an honest first case on a busy machine, short enough to run into a few times.
@@ -152,6 +153,19 @@ def test_answer_that_leaves_its_box_is_wrong(answer: str) -> None:
     grader = Grader()
     assert not grader.grade(answer, "55").correct
     assert grader.processes() == []
+
+
+def test_a_fault_of_the_grader_is_logged_and_counts_as_wrong(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(multi_attempt.grading.grader, "decide", fail)
+    verdict = Grader().grade("3\ud800", "4")
+    assert (verdict.correct, verdict.method, verdict.reason) == (False, "error", "ZeroDivisionError")
+    assert "answer '3\\ud800', gold answer '4'" in caplog.text
+    assert "Traceback" in caplog.text
 
 
 def test_what_is_too_large_is_wrong_and_says_so() -> None:
