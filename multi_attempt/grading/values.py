@@ -399,7 +399,7 @@ class _Evaluation:
 
     def gamma(self, argument: Any) -> Any:
         mp = self._mp
-        self._budget.spend(50)
+        self._budget.spend(20 if mp.isint(argument) else 150)
         self._limit(abs(argument), _LARGEST_GAMMA)
         if mp.isint(argument) and mp.re(argument) <= 0:
             raise Undefined("factorial of a negative number")
@@ -423,7 +423,7 @@ class _Evaluation:
     def extreme(self, choose: Callable[..., Any], *values: Any) -> Any:
         if any(self._mp.im(number) for number in values):
             raise Undefined("order")
-        return choose(values)
+        return choose(self._mp.re(number) for number in values)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """An unknown function: smooth and arbitrary, the same wherever its name is the same."""

@@ -227,14 +227,60 @@ def test_deep_stack_of_the_caller_is_no_exception() -> None:
     assert deeper(sys.getrecursionlimit() - 200) == "depth"
 
 
+TEXTS = sorted(
+    {
+        text
+        for rule in RULES
+        if not rule.get("answers_only")
+        for key in ("equal", "different", "judged")
+        for text in chain(*rule.get(key, []))
+    }
+)
+
+# What two texts may be put together to: most of it makes no sense, and none of it may be too much.
+FRAMES = [
+    *("{}, {}", "{} = {}", "({},{})", "[{},{})", "{} < {}", r"{} \pm {}", "{}:{}", "{};{}", "f({})={}", "x={}, y={}"),
+    *(
+        r"\frac{{{}}}{{{}}}",
+        r"x \in {} \cup {}",
+        r"\{{{},{}\}}",
+        r"{} \leq x < {}",
+        "({})({})",
+        "{}^{{{}}}",
+        r"{} \neq {}",
+    ),
+    *(
+        r"\begin{{pmatrix}}{}\\{}\end{{pmatrix}}",
+        r"{} \approx {}",
+        r"\log_{{{}}} {}",
+        r"\binom{{{}}}{{{}}}",
+        r"\max({},{})",
+    ),
+    *(
+        r"{} \pmod{{{}}}",
+        r"{} \setminus {}",
+        r"|{}| < {}",
+        r"\sqrt[{}]{{{}}}",
+        r"{}! \text{{ or }} {}\%",
+        r"({})^\circ_{{{}}}",
+    ),
+]
+
+
 def test_any_two_texts_of_the_table_are_compared_and_their_order_does_not_matter() -> None:
-    rules = [rule for rule in RULES if not rule.get("answers_only")]
-    keys = ("equal", "different", "judged")
-    texts = sorted({text for rule in rules for key in keys for text in chain(*rule.get(key, []))})
     dice = random.Random(0)
     for _ in range(4_000):
-        one, other = dice.choice(texts), dice.choice(texts)
+        one, other = dice.choice(TEXTS), dice.choice(TEXTS)
         assert decide(one, other, Policies()).correct is decide(other, one, Policies()).correct, (one, other)
+
+
+def test_texts_of_the_table_put_together_get_an_answer() -> None:
+    dice = random.Random(0)
+    for _ in range(4_000):
+        one, other = (dice.choice(FRAMES).format(dice.choice(TEXTS), dice.choice(TEXTS)) for _ in range(2))
+        decide(one, other, Policies())
+        decide(one, dice.choice(TEXTS), Policies())
+        assert decide(one, one, Policies()).correct
 
 
 _PIECES = st.sampled_from(
