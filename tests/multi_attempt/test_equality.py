@@ -238,33 +238,36 @@ TEXTS = sorted(
 )
 
 # What two texts may be put together to: most of it makes no sense, and none of it may be too much.
-FRAMES = [
-    *("{}, {}", "{} = {}", "({},{})", "[{},{})", "{} < {}", r"{} \pm {}", "{}:{}", "{};{}", "f({})={}", "x={}, y={}"),
-    *(
-        r"\frac{{{}}}{{{}}}",
-        r"x \in {} \cup {}",
-        r"\{{{},{}\}}",
-        r"{} \leq x < {}",
-        "({})({})",
-        "{}^{{{}}}",
-        r"{} \neq {}",
-    ),
-    *(
-        r"\begin{{pmatrix}}{}\\{}\end{{pmatrix}}",
-        r"{} \approx {}",
-        r"\log_{{{}}} {}",
-        r"\binom{{{}}}{{{}}}",
-        r"\max({},{})",
-    ),
-    *(
-        r"{} \pmod{{{}}}",
-        r"{} \setminus {}",
-        r"|{}| < {}",
-        r"\sqrt[{}]{{{}}}",
-        r"{}! \text{{ or }} {}\%",
-        r"({})^\circ_{{{}}}",
-    ),
-]
+FRAMES = r"""
+{}, {}
+{}; {}
+{} = {}
+x={}, y={}
+f({})={}
+{} \approx {}
+{} \neq {}
+{} < {}
+|{}| < {}
+{} \leq x < {}
+({},{})
+[{},{})
+\{{{},{}\}}
+x \in {} \cup {}
+{} \setminus {}
+\begin{{pmatrix}}{}\\{}\end{{pmatrix}}
+{} \pm {}
+({})({})
+{}:{}
+{}^{{{}}}
+\frac{{{}}}{{{}}}
+\sqrt[{}]{{{}}}
+\log_{{{}}} {}
+\binom{{{}}}{{{}}}
+\max({},{})
+{} \pmod{{{}}}
+{}! \text{{ or }} {}\%
+({})^\circ_{{{}}}
+""".split("\n")[1:-1]
 
 
 def test_any_two_texts_of_the_table_are_compared_and_their_order_does_not_matter() -> None:
