@@ -47,7 +47,9 @@ NO_ANSWER = Verdict(correct=False)
 
 _NO_ANSWER = Decision(False, NO_ANSWER.method)
 
-_CACHED_DECISIONS = 10_000  # of workers; the other layers are faster than a look-up is worth
+# The samples of a group, and their attempts, often give the same answer to the same question.
+_CACHED_DECISIONS = 10_000
+_LONGEST_CACHED = 400  # characters of both, where no worker was asked
 
 
 class Grader:
@@ -112,25 +114,33 @@ class Grader:
         """What this process's layers decide, or a worker did earlier; ``correct`` is None if a worker must be asked."""
         if answer is None or not answer.strip():
             return _NO_ANSWER
+        key = (answer, gold)
+        decision = self._cache.get(key)
+        if decision is not None:
+            return decision
         try:
             decision = decide(answer, gold, self._policies)
         except Exception as error:  # a fault of ours: one episode's verdict, not the end of a run
             _logger.exception("The grader failed on answer %a, gold answer %a; it counts as wrong.", answer, gold)
             return Decision(False, "error", type(error).__name__)
         if decision.correct is None:
-            with self._lock:
-                return self._cache.get((decision.answer, decision.gold), decision)
+            return self._cache.get((decision.answer, decision.gold), decision)
+        if len(answer) + len(gold) <= _LONGEST_CACHED:
+            self._keep(key, decision)
         return decision
 
     def _ask_worker(self, question: Decision) -> Decision:
         reply = self._pool.ask(question.answer, question.gold)
         decision = Decision(reply.correct, "math-verify", reply.reason)
         if reply.reason != "crash":
-            with self._lock:
-                self._cache[question.answer, question.gold] = decision
-                if len(self._cache) > _CACHED_DECISIONS:
-                    self._cache.popitem(last=False)
+            self._keep((question.answer, question.gold), decision)
         return decision
+
+    def _keep(self, key: tuple[str, str], decision: Decision) -> None:
+        with self._lock:
+            self._cache[key] = decision
+            if len(self._cache) > _CACHED_DECISIONS:
+                self._cache.popitem(last=False)
 
 
 def _verdict(decision: Decision, answer: str | None, start: float) -> Verdict:
