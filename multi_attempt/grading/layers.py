@@ -95,7 +95,8 @@ def decide(answer: str, gold: str, policies: Policies) -> Decision:
         return Decision(False, "exact")
     if spelling(left) == spelling(right):
         return Decision(True, "exact")
-    if (_TEXTS.search(left) or _TEXTS.search(right)) and _without_wrappers(left) == _without_wrappers(right):
+    wrapped = any("{" in text and _TEXTS.search(text) for text in (left, right))
+    if wrapped and _without_wrappers(left) == _without_wrappers(right):
         return Decision(True, "text")
     numbers = _plain_number(left), _plain_number(right)
     if None not in numbers and (_is_exact(left) == _is_exact(right) or numbers[0] == numbers[1]):
@@ -189,6 +190,8 @@ def _is_prose(normal: str) -> bool:
         return True  # in a script that no notation uses
     if " " not in normal:
         return False
-    outside = _TEXTS.sub(" ", normal)
-    pairs = _PAIR.findall(_COMMANDS.sub(" ", outside if outside.strip() else normal))
+    if "\\" in normal:
+        outside = _TEXTS.sub(" ", normal)
+        normal = _COMMANDS.sub(" ", outside if outside.strip() else normal)
+    pairs = _PAIR.findall(normal)
     return any(not (is_name(one) or is_name(other)) for one, other in pairs)

@@ -86,32 +86,44 @@ def tidy(answer: str) -> str:
 
     Spaces stay where they part two words or two numbers: ``1 1/2`` is not ``11/2``.
     """
+    # Most answers are short and plain: each step is taken only where there is something for it to do.
     text = answer
     if text.isascii() and text.isalnum():
         return text
+    escaped = "\\" in text or not text.isascii()
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
     if "\\\\" in text and ("\\begin" not in text or "\\\\begin" in text):
         text = re.sub(r"\\\\(?=[a-zA-Z{}\\])", r"\\", text)  # an answer that was escaped twice
-    text = _MATH_MARKS.sub(" ", text)
-    if "," in text or "\\" in text:
+    if escaped or "$" in text:
+        text = _MATH_MARKS.sub(" ", text)
+    if escaped or "," in text:
         text = _THOUSANDS_MARK.sub(lambda mark: "," if "," in mark.group() else " ", text)
-    if "\\" in text:
+    if escaped:
         text = _LOOKS.sub(" ", text)
         text = _COMMAND.sub(lambda command: _SYNONYMS.get(command.group(), command.group()), text)
     if "{" in text:
         text = _BRACED_SIGN.sub(r"\1", text)
-    text = _SPACES.sub(" ", text)
-    text = re.sub(r" {2,}", " ", text).strip(" ")
+    if escaped or "~" in text or not text.isprintable():
+        text = _SPACES.sub(" ", text)
+    while "  " in text:
+        text = text.replace("  ", " ")
+    text = text.strip(" ")
     # A sentence's end; a last backslash is half a space.
     text = text.rstrip(" .,;:\\") if not text.endswith(r"\}") else text
-    text = _LEAD_IN.sub("", text)
-    text = _LEADING_SIGN.sub("", text)
+    if text[:1] in ("=", "\\"):
+        text = _LEADING_SIGN.sub("", text)
+    if " " not in text:
+        return text
+    if text[0].isalpha():
+        text = _LEAD_IN.sub("", text)
     return _SPACED_THOUSANDS.sub(lambda number: number.group().replace(" ", ""), text)
 
 
 def spelling(normal: str) -> str:
     r"""A normalised answer without the spaces that part nothing: equal spellings are equal answers."""
+    if " " not in normal:
+        return normal
     return re.sub(r"(\\[a-zA-Z]+) (?![a-zA-Z])", r"\1", _IDLE_SPACE.sub("", normal))
 
 
