@@ -26,6 +26,30 @@ def boxed(text: str) -> str | None:
     with nothing but commas or "and" between them is one answer with several parts: ``1, 2``. One pass, so linear in the
     length of the text, whatever it holds.
     """
+    begin = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+    box = _BOX.match(text, begin) if begin >= 0 else None
+    if box is None or _may_follow_a_box(text[max(0, begin - _LONGEST_CONNECTIVE - 1) : begin]):
+        return _boxed_in_one_pass(text)
+    depth = 1  # the short way, for most texts: from the last box on
+    for match in _BRACES.finditer(text, box.end()):
+        token = match.group()
+        depth += (token.endswith("{") and token != r"\{") - (token == "}")
+        if not depth:
+            return text[box.end() : match.start()].strip() or None
+    return _boxed_in_one_pass(text)
+
+
+def _may_follow_a_box(before: str) -> bool:
+    """Whether the text before a box may be the end of another one, and a connective."""
+    ends = (number + 1 for number, character in enumerate(before) if character == "}")
+    return before.endswith("\\") or any(_connects(before[end:]) for end in ends)
+
+
+def _connects(between: str) -> bool:
+    return bool(_CONNECTIVE.fullmatch(between) and _CONNECTING.search(between))
+
+
+def _boxed_in_one_pass(text: str) -> str | None:
     open_braces: list[tuple[int, int]] = []  # where a box begins (-1: no box), and where the content starts
     boxes: list[tuple[int, int, int]] = []  # complete boxes: where they begin, and where their content starts and ends
     for match in _BRACES.finditer(text):
@@ -42,9 +66,7 @@ def boxed(text: str) -> str | None:
     contents = [text[boxes[-1][1] : boxes[-1][2]].strip()]
     for (_, start, end), (following, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
         between = text[end + 1 : following]
-        if not 0 < len(between) <= _LONGEST_CONNECTIVE or not _CONNECTIVE.fullmatch(between):
-            break
-        if not _CONNECTING.search(between):
+        if len(between) > _LONGEST_CONNECTIVE or not _connects(between):
             break
         contents.append(text[start:end].strip())
     return ", ".join(reversed(contents)) if all(contents) else None

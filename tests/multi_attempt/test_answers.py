@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multi_attempt.answers import EXTRACTORS, answer_tag, boxed, stated
+from multi_attempt.answers import EXTRACTORS, _boxed_in_one_pass, answer_tag, boxed, stated
 
 # A generous bound for work of milliseconds: whatever is quadratic in a megabyte takes hours.
 SECONDS_FOR_LINEAR_WORK = 30
@@ -198,3 +198,12 @@ print("finished")
 
 def test_deepest_of_many_nested_boxes_is_found() -> None:
     assert boxed("\\boxed{" * 10_000 + "3" + "}" * 10_000) == "3"
+
+
+_COMMANDS = r"and or \boxed{ \fbox{ \boxed \{ \} \text{ \text{and} \quad $ \boxed{1} }and\boxed{2"
+_PARTS = [*"{} ,;=xy12", "\\", *_COMMANDS.split()]
+
+
+@given(st.lists(st.sampled_from(_PARTS), max_size=25).map("".join))
+def test_the_short_way_to_the_last_box_finds_what_the_long_way_does(text: str) -> None:
+    assert boxed(text) == _boxed_in_one_pass(text)
