@@ -275,15 +275,11 @@ class Comparison:
 
     def _same_several(self, left: Node, right: Node) -> bool:
         left_items, right_items = items_of(left), items_of(right)
-        if is_labelled(left) and is_labelled(right):
-            labels = [{label_of(item): item for item in items} for items in (left_items, right_items)]
-            if labels[0].keys() == labels[1].keys():
-                return all(self.same(item, labels[1][label]) for label, item in labels[0].items())
-            left_items, right_items = list(map(unlabelled, left_items)), list(map(unlabelled, right_items))
-            return self._same_in_order(left_items, right_items)
         if is_labelled(left) or is_labelled(right):
-            left_items, right_items = list(map(unlabelled, left_items)), list(map(unlabelled, right_items))
-            return self._same_in_order(left_items, right_items)
+            first, second = ({label_of(item): item for item in items} for items in (left_items, right_items))
+            if is_labelled(left) and is_labelled(right) and first.keys() == second.keys():
+                return all(self.same(item, second[label]) for label, item in first.items())
+            return self._same_in_order(list(map(unlabelled, left_items)), list(map(unlabelled, right_items)))
         if not self.policies.any_order and "set" not in (left.op, right.op):
             return self._same_in_order(left_items, right_items)
         return self._same_in_any_order(left_items, right_items)

@@ -418,11 +418,10 @@ class _Reader:
             if single_digit and token.kind == "number" and len(token.text) > 1:
                 if not token.text.isdigit():
                     raise Unreadable("number")
-                self._tokens[self._position] = Token("number", token.text[1:])
-                return number(int(token.text[0]))
-            if token.kind == "word" or (token.kind == "function" and not single_digit):
-                return self._power() if token.kind == "function" else self._atom()
-            return self._atom()
+                # Split for good, so that whoever goes back to read it otherwise finds both parts.
+                digits = Token("number", token.text[0], token.spaced), Token("number", token.text[1:])
+                self._tokens[self._position : self._position + 1] = digits
+            return self._power() if token.kind == "function" and not single_digit else self._atom()
         finally:
             self._depth -= 1
 
@@ -467,13 +466,10 @@ class _Reader:
             return number(value + Fraction(int(digits), (10 ** len(digits) - 1) * 10**places))
         if not exponent:
             return Node("number", value=value, places=places)
-        power = number(10) if int(exponent) >= 0 else number(Fraction(1, 10))
-        scale = Node("number", value=power.value ** abs(int(exponent)))
-        return (
-            Node("*", (Node("number", value=value, places=places), scale))
-            if places > 0
-            else number(value * scale.value)
-        )
+        scale = Fraction(10) ** int(exponent)
+        if places > 0:  # how many digits it was written with is kept, for rounding
+            return Node("*", (Node("number", value=value, places=places), number(scale)))
+        return number(value * scale)
 
     def _bracket(self, opening: str) -> Node:
         if opening == "{":
@@ -587,7 +583,7 @@ class _Reader:
         negative = self._take("-")
         tree = self._power()
         while self._starts_factor() and self.token.kind not in ("function",) and not self._at("(", "["):
-            tree = Node("*", (tree, self._power()))
+            tree = _times(tree, self._power())
         self._depth -= 1
         return Node("neg", (tree,)) if negative else tree
 
