@@ -101,17 +101,22 @@ class Episode:
         attempts: the attempts allowed, N >= 1.
         prompts: the wording.
         repeat_question: whether feedback shows the question again.
+        blind: nothing is said on whether an attempt was right, and a right one does not end the dialogue (evaluation
+            protocol ``blind``; the paper's task is not).
 
     Raises:
         ValueError: ``attempts`` below 1.
     """
 
-    def __init__(self, question: str, attempts: int, prompts: PromptSet, repeat_question: bool = False) -> None:
+    def __init__(
+        self, question: str, attempts: int, prompts: PromptSet, repeat_question: bool = False, *, blind: bool = False
+    ) -> None:
         if attempts < 1:
             raise ValueError(f"attempts = {attempts}: an episode needs at least 1")
         self.question = question
         self.prompts = prompts
         self.repeat_question = repeat_question
+        self.blind = blind
         self.messages: list[Message] = prompts.opening(question, attempts)
         self.transcript = Transcript(budget=attempts)
         self.done = False
@@ -145,7 +150,8 @@ class Episode:
         if self.done:
             raise RuntimeError(f"the episode is over ({self.transcript.stop.value}); it takes no further attempt")
         answer = self.extract(response)
-        earlier = {normalize(attempt.answer) for attempt in self.transcript.attempts if attempt.answer is not None}
+        wrong = [attempt for attempt in self.transcript.attempts if not attempt.correct]
+        earlier = {normalize(attempt.answer) for attempt in wrong if attempt.answer is not None}
         self.transcript.attempts.append(
             Attempt(
                 span=span,
@@ -161,15 +167,20 @@ class Episode:
         self.messages = [*self.messages, {"role": "assistant", "content": response}]
         if truncated:
             self.finish(StopReason.TRUNCATED)
-        elif verdict.correct:
+        elif verdict.correct and not (self.blind and self.attempts_left):
             self.finish(StopReason.CORRECT)
         elif self.attempts_left == 0:
             self.finish(StopReason.EXHAUSTED)
         if self.done:
             return None
-        feedback = self.prompts.after_wrong(self.question, self.attempts_left, self.repeat_question)
+        feedback = self._feedback()
         self.messages = [*self.messages, feedback]
         return feedback
+
+    def _feedback(self) -> Message:
+        if self.blind:
+            return self.prompts.after_unjudged(self.question, self.attempts_left)
+        return self.prompts.after_wrong(self.question, self.attempts_left, self.repeat_question)
 
     def finish(self, stop: StopReason, error: str = "") -> None:
         """End the episode from outside: no room for another attempt, an aborted generation, or an error."""

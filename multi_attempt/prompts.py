@@ -44,6 +44,8 @@ class PromptSet:
         user: the first user message.
         feedback: what follows a wrong attempt.
         feedback_with_question: the same, when the question is to be repeated.
+        neutral: what follows an attempt when nobody says whether it was right (evaluation protocol ``blind``); empty
+            if the set has no wording for that.
         feedback_role: the role that gives feedback, ``user`` or ``system``.
         answer: where the answer stands, a key of :data:`multi_attempt.answers.EXTRACTORS`.
         format: what a well-formed attempt holds in this order, beside an answer, separated by spaces, as in
@@ -55,12 +57,13 @@ class PromptSet:
     user: str
     feedback: str
     feedback_with_question: str
+    neutral: str = ""
     feedback_role: str = "user"
     answer: str = "boxed"
     format: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("system", "user", "feedback", "feedback_with_question"):
+        for name in ("system", "user", "feedback", "feedback_with_question", "neutral"):
             names = _placeholders(getattr(self, name))
             if names is None or not names <= _PLACEHOLDERS:
                 raise ValueError(
@@ -86,6 +89,18 @@ class PromptSet:
         """The feedback on a wrong attempt, when ``attempts_left`` (at least 1) remain."""
         template = self.feedback_with_question if repeat_question else self.feedback
         return _message(self.feedback_role, template, _values(question, attempts_left))
+
+    def after_unjudged(self, question: str, attempts_left: int) -> Message:
+        """What follows an attempt when nobody says whether it was right.
+
+        Raises:
+            ValueError: the set has no wording for that.
+        """
+        if not self.neutral:
+            raise ValueError(
+                f"prompt set {self.name!r}: neutral is empty; word what follows an attempt on which nothing is said"
+            )
+        return _message(self.feedback_role, self.neutral, _values(question, attempts_left))
 
     def extract(self, attempt: str) -> str | None:
         """The answer in the text of one attempt, or None."""

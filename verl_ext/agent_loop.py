@@ -12,24 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any, ClassVar
 from uuid import uuid4
 
 from omegaconf import DictConfig
-from transformers import PreTrainedTokenizerBase
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
-from verl.utils import normalize_token_ids
 from verl.utils.profiler import simple_timer
 from verl.workers.rollout.replica import TokenOutput
 
 from multi_attempt.budget import draw_attempts
 from multi_attempt.config import TaskSettings, load_settings
+from multi_attempt.dialogue import Response, play
 from multi_attempt.episode import Episode, StopReason
-from multi_attempt.grading import Grader
+from multi_attempt.grading import Grader, Verdict
 from multi_attempt.prompts import Message
+from multi_attempt.turns import end_of_turn_ids
 from verl_ext.plugin import NAME
 
 TRANSCRIPT_KEY = "multi_attempt"
@@ -155,42 +153,21 @@ class MultiAttemptAgentLoop(AgentLoopBase):
 
     async def _play(self, rollout: _Rollout, gold: str, sampling_params: dict[str, Any]) -> None:
         """Play the episode to its end."""
-        episode, tokens = rollout.episode, rollout.tokens
-        tokens.ids = list(await self.ct_build_initial_tokens(episode.messages))
-        tokens.prompt_length = len(tokens.ids)
-        # One id for the whole episode: it pins the episode to one replica, whose prefix cache holds all of it.
-        request_id = uuid4().hex
-        while not episode.done:
-            span, response_ids = await self._generate_attempt(rollout, request_id, sampling_params)
-            text = self.tokenizer.decode(response_ids, skip_special_tokens=True)
+
+        async def grade(answer: str | None, gold: str) -> Verdict:
             with simple_timer("tool_calls", rollout.metrics):
-                verdict = await self._grader.grade_async(episode.extract(text), gold)
-            before = episode.messages
-            truncated = response_ids[-1] not in self._end_ids
-            if episode.record(text, verdict, span=span, truncated=truncated) is not None:
-                await self._append_feedback(rollout, before)
+                return await self._grader.grade_async(answer, gold)
 
-    async def _generate_attempt(
-        self, rollout: _Rollout, request_id: str, sampling_params: dict[str, Any]
-    ) -> tuple[tuple[int, int], list[int]]:
-        """Generate one attempt and append it to the stream; its span in the response, and its token ids."""
-        tokens = rollout.tokens
-        room = self._response_length - len(tokens.mask)
-        limit = min(room, self._settings.max_tokens_per_attempt or room)
-        with simple_timer("generate_sequences", rollout.metrics):
-            output = await self._generate(request_id, tokens.ids, {**sampling_params, "max_tokens": limit})
-        _note_engine_facts(output, rollout)
-        start, response_ids = len(tokens.mask), list(output.token_ids)
-        if not response_ids:
-            raise RuntimeError("the engine generated no token, not even one that ends the turn")
-        log_probs = [] if tokens.log_probs is None and output.log_probs is not None else tokens.log_probs
-        merged, mask, log_probs = await self.ct_merge_assistant_token(
-            tokens.ids, response_ids, tokens.mask, log_probs, assistant_logprobs=output.log_probs
+        await play(
+            rollout.episode,
+            gold,
+            _VerlStream(self, rollout, sampling_params),
+            grade,
+            room=self._response_length,
+            max_tokens_per_attempt=self._settings.max_tokens_per_attempt,
         )
-        tokens.extend(merged.token_ids, mask, log_probs)
-        return (start, len(tokens.mask)), response_ids
 
-    async def _generate(self, request_id: str, ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
+    async def generate(self, request_id: str, ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
         """Ask the engine; again when it aborted the generation (as for a weight update)."""
         sampling_params = {**sampling_params, "stop_token_ids": sorted(self._end_ids)}
         for _ in range(self._settings.episode.abort_retries + 1):
@@ -201,21 +178,9 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 return output
         raise EpisodeAborted(f"generation was aborted {self._settings.episode.abort_retries + 1} times")
 
-    async def _append_feedback(self, rollout: _Rollout, before: list[Message]) -> None:
-        """Append the feedback's tokens, or end the episode if they leave no room for another attempt.
-
-        The episode then ends on the generated tokens before the feedback: verl puts the reward on the last token, and
-        a reward on a feedback token is lost to the critic.
-        """
-        episode, tokens = rollout.episode, rollout.tokens
-        answered = episode.messages[: len(before) + 1]
-        merged, mask, log_probs = await self.ct_merge_context_msg(
-            answered, episode.messages, tokens.ids, tokens.mask, tokens.log_probs
-        )
-        if len(mask) >= self._response_length:
-            episode.finish(StopReason.TRUNCATED)
-        else:
-            tokens.extend(merged.token_ids, mask, log_probs)
+    def text_of(self, response_ids: list[int]) -> tuple[str, bool]:
+        """An attempt's text without special tokens, and whether a length limit cut it."""
+        return self.tokenizer.decode(response_ids, skip_special_tokens=True), response_ids[-1] not in self._end_ids
 
     def _output(self, rollout: _Rollout) -> AgentLoopOutput:
         """The finished episode in verl's form; a failed one as a single masked token."""
@@ -246,6 +211,52 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         )
 
 
+class _VerlStream:
+    """An episode's tokens in verl's form, continued by its engine: a :class:`multi_attempt.dialogue.Stream`."""
+
+    def __init__(self, loop: MultiAttemptAgentLoop, rollout: _Rollout, sampling_params: dict[str, Any]) -> None:
+        self._loop, self._rollout, self._sampling_params = loop, rollout, sampling_params
+        # One id for the whole episode: it pins the episode to one replica, whose prefix cache holds all of it.
+        self._request_id = uuid4().hex
+
+    @property
+    def used(self) -> int:
+        return len(self._rollout.tokens.mask)
+
+    async def open(self, messages: list[Message]) -> None:
+        tokens = self._rollout.tokens
+        tokens.ids = list(await self._loop.ct_build_initial_tokens(messages))
+        tokens.prompt_length = len(tokens.ids)
+
+    async def respond(self, limit: int) -> Response:
+        tokens = self._rollout.tokens
+        with simple_timer("generate_sequences", self._rollout.metrics):
+            output = await self._loop.generate(
+                self._request_id, tokens.ids, {**self._sampling_params, "max_tokens": limit}
+            )
+        _note_engine_facts(output, self._rollout)
+        start, response_ids = self.used, list(output.token_ids)
+        if not response_ids:
+            raise RuntimeError("the engine generated no token, not even one that ends the turn")
+        log_probs = [] if tokens.log_probs is None and output.log_probs is not None else tokens.log_probs
+        merged, mask, log_probs = await self._loop.ct_merge_assistant_token(
+            tokens.ids, response_ids, tokens.mask, log_probs, assistant_logprobs=output.log_probs
+        )
+        tokens.extend(merged.token_ids, mask, log_probs)
+        text, truncated = self._loop.text_of(response_ids)
+        return Response(text, (start, self.used), truncated)
+
+    async def tell(self, answered: list[Message], messages: list[Message], room: int) -> bool:
+        tokens = self._rollout.tokens
+        merged, mask, log_probs = await self._loop.ct_merge_context_msg(
+            answered, messages, tokens.ids, tokens.mask, tokens.log_probs
+        )
+        if len(mask) >= room:
+            return False
+        tokens.extend(merged.token_ids, mask, log_probs)
+        return True
+
+
 def _note_engine_facts(output: TokenOutput, rollout: _Rollout) -> None:
     """Keep what the engine says of itself: weight versions, preemptions, prefix cache."""
     facts, later_attempt = output.extra_fields, bool(rollout.tokens.mask)
@@ -258,27 +269,3 @@ def _note_engine_facts(output: TokenOutput, rollout: _Rollout) -> None:
     if later_attempt and facts.get("num_cached_tokens") is not None:
         rollout.episode.transcript.prompt_tokens += len(rollout.tokens.ids)
         rollout.episode.transcript.cached_tokens += facts["num_cached_tokens"]
-
-
-def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any]) -> frozenset[int]:
-    """The tokens that end an assistant's turn: the tokenizer's end-of-sequence token, and the chat template's.
-
-    They differ for base models such as Qwen2.5-Math-1.5B, whose end-of-sequence token is ``<|endoftext|>`` while its
-    template closes a turn with ``<|im_end|>``; stopping at the first alone, the model would go on to write the user's
-    next message itself.
-    """
-    first, second = (
-        normalize_token_ids(
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": "x"}, {"role": "assistant", "content": content}],
-                tokenize=True,
-                **template_kwargs,
-            )
-        )
-        for content in ("a", "b")
-    )
-    # Only the content differs, so what both end on begins with the token that closes the turn.
-    shared = list(takewhile(lambda pair: pair[0] == pair[1], zip(reversed(first), reversed(second), strict=False)))
-    closing = {shared[-1][0]} if shared else set()
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    return frozenset(({tokenizer.eos_token_id} - {None}) | (closing & special))

@@ -25,7 +25,8 @@ from multi_attempt.budget import draw_attempts
 from multi_attempt.config import GraderSettings
 from multi_attempt.grading import Grader
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
-from verl_ext.agent_loop import MultiAttemptAgentLoop, TokenStream, end_of_turn_ids
+from multi_attempt.turns import end_of_turn_ids
+from verl_ext.agent_loop import MultiAttemptAgentLoop, TokenStream
 
 if TYPE_CHECKING:
     from tests.verl_ext.conftest import FakeServer

@@ -1,0 +1,79 @@
+"""Playing an episode on an engine: one loop for the rollout of training and for evaluation.
+
+The caller says how tokens are made and kept, as a :class:`Stream`; the loop says when the model is asked, how much it
+may say, what is graded, and when it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
+
+from multi_attempt.episode import Episode, StopReason
+from multi_attempt.grading import Verdict
+from multi_attempt.prompts import Message
+
+Grade = Callable[["str | None", str], Awaitable[Verdict]]
+"""Grades an answer against the gold answer."""
+
+
+class Response(NamedTuple):
+    """What the model said in one attempt.
+
+    Attributes:
+        text: its own text, without special tokens.
+        span: where its tokens stand in the episode's response, ``[start, stop)``.
+        truncated: whether a length limit cut it.
+    """
+
+    text: str
+    span: tuple[int, int]
+    truncated: bool
+
+
+class Stream(Protocol):
+    """The tokens of one episode, and the engine that continues them."""
+
+    @property
+    def used(self) -> int:
+        """Tokens of the response so far: all attempts and the feedback between them."""
+
+    async def open(self, messages: list[Message]) -> None:
+        """Begin with the messages before the first attempt."""
+
+    async def respond(self, limit: int) -> Response:
+        """Have the model generate an attempt of at most ``limit`` tokens, and append it."""
+
+    async def tell(self, answered: list[Message], messages: list[Message], room: int) -> bool:
+        """Append the feedback: what ``messages`` has more than ``answered``, which ends on the attempt.
+
+        Returns:
+            Whether that leaves room for another attempt, with a response of at most ``room`` tokens in all; if not,
+            nothing is appended. The episode then ends on generated tokens: verl puts the reward on the last token, and
+            a reward on a feedback token is lost to the critic.
+        """
+
+
+async def play(
+    episode: Episode, gold: str, stream: Stream, grade: Grade, *, room: int, max_tokens_per_attempt: int | None = None
+) -> None:
+    """Play an episode to its end.
+
+    Args:
+        episode: one that has not begun.
+        gold: the gold answer.
+        stream: its tokens.
+        grade: the grader.
+        room: tokens that the response may have: all attempts and the feedback between them.
+        max_tokens_per_attempt: tokens that one attempt may have; None for all that are left.
+    """
+    await stream.open(episode.messages)
+    while not episode.done:
+        left = room - stream.used
+        response = await stream.respond(min(left, max_tokens_per_attempt or left))
+        verdict = await grade(episode.extract(response.text), gold)
+        before = len(episode.messages)
+        if episode.record(response.text, verdict, span=response.span, truncated=response.truncated) is not None:
+            answered = episode.messages[: before + 1]
+            if not await stream.tell(answered, episode.messages, room):
+                episode.finish(StopReason.TRUNCATED)
