@@ -10,6 +10,7 @@ from importlib import import_module
 # Command: (module, one line of help). The module has add_arguments(parser) and run(arguments), and is imported only
 # when its command is called: some import engines.
 COMMANDS = {
+    "data": ("multi_attempt.data.command", "prepare training and evaluation sets, of public sources or your own files"),
     "toy": ("multi_attempt.toy.command", "make the toy task: questions, tokenizer, and a tiny model warmed up on it"),
     "grade": ("multi_attempt.grade_command", "grade predictions: JSON lines in, JSON lines out"),
     "eval": ("multi_attempt.evaluation.command", "accuracy of models by the number of attempts allowed"),

@@ -11,7 +11,8 @@ process is bounded by construction, and the rest can be killed.
 """
 
 from multi_attempt.grading.grader import NO_ANSWER, Grader, Verdict, explain, grade
+from multi_attempt.grading.layers import equals_itself
 from multi_attempt.grading.notation import normalize
 from multi_attempt.grading.policies import Policies
 
-__all__ = ["NO_ANSWER", "Grader", "Policies", "Verdict", "explain", "grade", "normalize"]
+__all__ = ["NO_ANSWER", "Grader", "Policies", "Verdict", "equals_itself", "explain", "grade", "normalize"]

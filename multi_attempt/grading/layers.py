@@ -104,6 +104,18 @@ def decide(answer: str, gold: str, policies: Policies) -> Decision:
     return _compare(left, right, policies)
 
 
+def equals_itself(gold: str, policies: Policies | None = None) -> bool | None:
+    """Whether a gold answer, once read, is equal to itself; None if the layers cannot read it. Words always are.
+
+    :func:`decide` takes the same spelling for equal unread, so it has no doubt even of what no answer can be compared
+    with.
+    """
+    normal = tidy(gold) if len(gold) <= LONGEST else ""
+    if not normal:
+        return False
+    return _is_prose(normal) or _compare(normal, normal, policies or Policies()).correct
+
+
 def describe(text: str) -> str:
     """How the layers read a text."""
     if len(text) > LONGEST:

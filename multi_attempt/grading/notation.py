@@ -52,6 +52,7 @@ _UNICODE = str.maketrans(
 _LOOKS = re.compile(
     r"\\(?:left|right)(?![a-zA-Z])\s*\.?|\\[bB]igg?[lrm]?(?![a-zA-Z])|\\middle(?![a-zA-Z])"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|rm|bf|it|boldmath|left|right)(?![a-zA-Z])"
+    r"|\\[hv]?phantom(?![a-zA-Z])\s*(?:\{[^{}]*\}|-)?"  # the room that a sign would take
 )
 _SPACES = re.compile(r"(?<!\\)\\(?:[,;:>!\s]|q?quad|(?:enspace|thinspace|space|hfill|newline)(?![a-zA-Z]))|~|\s")
 _MATH_MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$")

@@ -105,13 +105,13 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["--nonsense"], "required: COMMAND"),
         (["grade", "--nonsense"], "--nonsense"),
         (["grade", "extra"], "extra"),
-        (["report"], "required: run"),
+        (["report"], "required: RUN"),
         (["report", "/nowhere/at/all"], "/nowhere/at/all"),
         (["eval", "--model", "m"], "required: --data"),
         (["eval", "--model", "m", "--data", "d", "--attempts", "many"], "many"),
         (["eval", "--model", "m", "--data", "d", "--attempts", "0"], "--attempts = 0"),
         (["eval", "--model", "m", "--data", "d", "--prompts", "papers"], "papers"),
-        (["eval", "--model", "m", "--data", "/nowhere/d.jsonl"], "/nowhere/d.jsonl"),
+        (["eval", "--model", "m", "--server", "u", "--data", "/nowhere/d.jsonl"], "/nowhere/d.jsonl"),
     ],
 )
 def test_bad_argument_ends_with_status_2_and_the_reason(

@@ -222,10 +222,10 @@ def test_build_writes_once_and_notices_an_interrupted_build(tmp_path: Path, caps
         "prompt": [{"role": "user", "content": questions[1].question}],
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": questions[1].answer},
-        "extra_info": {"index": 1, "split": "train", "attempts": None},
+        "extra_info": {"id": "1", "index": 1, "split": "train", "attempts": None},
     }
     assert [row["extra_info"] for row in heldout["train"]] == [
-        {"index": index, "split": "heldout", "attempts": None} for index in range(4)
+        {"id": str(index), "index": index, "split": "heldout", "attempts": None} for index in range(4)
     ]
 
     capsys.readouterr()

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def make_row(
-    question: str, answer: str, *, data_source: str, index: int, split: str, attempts: int | None = None
+    question: str, answer: str, *, data_source: str, index: int, split: str, attempts: int | None = None, id: str = ""
 ) -> dict[str, Any]:
     """One question as verl's datasets hold it.
 
@@ -21,13 +21,14 @@ def make_row(
         index: a number of its own in this split; the draw of N depends on it.
         split: e.g. ``train``.
         attempts: how many attempts the question allows; None to have the number drawn in training.
+        id: the question's name for people and records; by default its index.
     """
     return {
         "data_source": data_source,
         "prompt": [{"role": "user", "content": question}],
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": answer},
-        "extra_info": {"index": index, "split": split, "attempts": attempts},
+        "extra_info": {"id": id or str(index), "index": index, "split": split, "attempts": attempts},
     }
 
 

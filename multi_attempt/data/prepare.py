@@ -1,0 +1,309 @@
+"""From a source's rows to its folder: read, check, compare, split, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from multi_attempt.data import store
+from multi_attempt.data.files import LocalFile
+from multi_attempt.data.golds import refusal
+from multi_attempt.data.hub import HubDataset
+from multi_attempt.data.overlap import Overlap, normalise
+from multi_attempt.data.rows import make_row
+from multi_attempt.data.sources import Question, Source, read_question
+from multi_attempt.grading import Grader
+
+# Raised when the same rows and options make other files than before, so that those are made again.
+_FORMAT = 1
+# With many refused rows, this many are printed and the rest counted; the manifest has all.
+_PRINTED_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """How training rows are split.
+
+    Attributes:
+        validation: how many questions are drawn from them for validation, and taken out of them.
+        validation_attempts: the numbers of attempts that each of these is validated with.
+        seed: of the draw.
+    """
+
+    validation: int = 128
+    validation_attempts: tuple[int, ...] = (1, 2, 5)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        attempts = self.validation_attempts
+        if self.validation < 0:
+            raise ValueError(f"--validation = {self.validation} must be 0, for none, or more")
+        if (self.validation and not attempts) or min(attempts, default=1) < 1 or len(set(attempts)) < len(attempts):
+            raise ValueError(
+                f"--validation-attempts = {' '.join(map(str, attempts))}: give whole numbers of at least 1, each once"
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """A source, and where its rows are read from."""
+
+    source: Source
+    origin: LocalFile | HubDataset
+
+
+@dataclass
+class _Prepared:
+    """A source's rows on their way, and what became of the others."""
+
+    request: Request
+    questions: dict[str, Question]  # by id; those that are left
+    counts: Counter[str]
+    removed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    outputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def prepare(requests: Sequence[Request], output: Path, options: Options) -> None:
+    """Write the folders of sources, but those that are there already. Nothing is written if any of them fails.
+
+    Raises:
+        ValueError: a file is not what it says, the hub cannot be reached, no row is left, or a source is not compared
+            with the evaluation sets that its rows are among.
+        OSError: a file cannot be read or written.
+    """
+    evaluation = [request for request in requests if not request.source.trains]
+    missing = [request for request in evaluation if not _is_there(request, output, options, {})]
+    present = _present_sets(requests, output, missing)
+    prepared = [_prepare_evaluation(request) for request in missing]
+    training = [request for request in requests if request.source.trains]
+    if not missing:
+        training = [request for request in training if not _is_there(request, output, options, present)]
+    if training:
+        overlap = _overlap(output, present, prepared)
+        prepared += [_prepare_training(request, overlap, options) for request in training]
+    for job in prepared:
+        _write(job, output, options)
+
+
+def _present_sets(requests: Sequence[Request], output: Path, missing: Sequence[Request]) -> dict[str, str]:
+    """The evaluation sets that stand in the output folder, and are not made anew, with their hashes."""
+    anew = {request.source.name for request in missing}
+    training = [request.source for request in requests if request.source.trains]
+    present = store.evaluation_sets(output, anew) if training else {}
+    for source in training:
+        for name in source.without:
+            if name not in present and name not in anew:
+                raise ValueError(
+                    f"{source.name}: rows of {name} are among its own, and {name} is not there to compare with; name "
+                    f"{name} too, as in: multi-attempt data {source.name} {name}"
+                )
+    if training and not present and not anew:
+        print("warning: no evaluation set to compare with; training rows may stand in one", file=sys.stderr)
+    return present
+
+
+def _is_there(request: Request, output: Path, options: Options, compared: Mapping[str, str]) -> bool:
+    """Whether an earlier run has made the same; says so."""
+    folder = output / request.source.name
+    manifest = store.read_manifest(folder)
+    if manifest is None or manifest.get("recipe") != _recipe(request.source, options):
+        return False
+    if manifest.get("compared_with") != _listed(compared):
+        return False
+    if not store.is_untouched(folder, manifest) or not request.origin.matches(manifest["origin"]):
+        return False
+    print(f"{folder}: already there, made of the same")
+    return True
+
+
+def _recipe(source: Source, options: Options) -> dict[str, Any]:
+    """What decides the outputs, beside the rows and the evaluation sets, as it comes back from JSON."""
+    recipe = {"format": _FORMAT, "source": asdict(source), "options": asdict(options) if source.trains else {}}
+    return dict(json.loads(json.dumps(recipe)))
+
+
+def _listed(compared: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"source": name, "sha256": digest} for name, digest in sorted(compared.items())]
+
+
+def _overlap(output: Path, present: Mapping[str, str], prepared: Sequence[_Prepared]) -> Overlap:
+    sets = {name: store.evaluation_questions(output, name) for name in present}
+    for job in prepared:
+        sets[job.request.source.name] = [question.text for question in job.questions.values()]
+    return Overlap(sets)
+
+
+def _prepare_evaluation(request: Request) -> _Prepared:
+    """An evaluation set: every row whose gold answer is sound."""
+    job = _read(request)
+    name = request.source.name
+    job.outputs = {store.TEST: [_row(id, question, name, "test") for id, question in job.questions.items()]}
+    return job
+
+
+def _prepare_training(request: Request, overlap: Overlap, options: Options) -> _Prepared:
+    """A training set: of the levels wanted, in no evaluation set, each question once, less those for validation."""
+    job = _read(request)
+    _keep_levels(job)
+    _remove_contaminated(job, overlap)
+    _remove_duplicates(job)
+    _split(job, options)
+    return job
+
+
+def _read(request: Request) -> _Prepared:
+    """The rows of a source whose gold answers are sound, with their ids."""
+    source = request.source
+    rows = tqdm(request.origin.read(), desc=f"Checking {source.name}", unit="row")
+    # Every row is read before any is graded: a file that is not what it says is known at once.
+    questions = _with_ids(source.name, [read_question(raw, source) for raw in rows])
+    job = _Prepared(request, questions, Counter(read=len(questions)))
+    _refuse(job)
+    if not job.questions:
+        reason = job.removed["refused"][0]["reason"]
+        raise ValueError(
+            f"{source.name}: no row is left of {job.counts['read']}, the first since its {reason}; name rows that have "
+            "gold answers"
+        )
+    return job
+
+
+def _with_ids(name: str, questions: Sequence[Question]) -> dict[str, Question]:
+    """Questions by ids that do not depend on which other rows there are, as far as that can be."""
+    upstream = Counter(question.upstream for question in questions)
+    named: dict[str, Question] = {}
+    seen: Counter[str] = Counter()
+    for question in questions:
+        key = question.upstream
+        if not key or upstream[key] > 1:
+            key = hashlib.sha256(question.text.encode()).hexdigest()[:16]
+        seen[key] += 1
+        named[f"{name}/{key}" if seen[key] == 1 else f"{name}/{key}-{seen[key]}"] = question
+    if len({_index(id) for id in named}) < len(questions):
+        raise ValueError(f"{name}: two rows have the same id or index; give the rows ids of their own in a field id")
+    return named
+
+
+def _index(id: str) -> int:
+    """A whole number for an id: of 48 bits, so that among a million rows two are equal once in 500 times."""
+    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:6], "big")
+
+
+def _refuse(job: _Prepared) -> None:
+    """Take out the rows whose gold answers nothing can be graded against."""
+    grader = Grader()
+    refused = []
+    name = job.request.source.name
+    for id, question in tqdm(list(job.questions.items()), desc=f"Grading {name}", unit="row"):
+        if reason := refusal(question.gold, grader):
+            where = {"part": question.raw.part} if question.raw.part else {}
+            refused.append({**where, "line": question.raw.line, "id": id, "reason": reason})
+    grader.close()
+    _remove(job, "refused", refused)
+
+
+def _remove(job: _Prepared, why: str, records: list[dict[str, Any]]) -> None:
+    job.removed[why] = records
+    job.counts[why] = len(records)
+    for record in records:
+        del job.questions[record["id"]]
+
+
+def _keep_levels(job: _Prepared) -> None:
+    levels = job.request.source.levels
+    kept = {id: question for id, question in job.questions.items() if not levels or question.level in levels}
+    job.counts["filtered_by_level"] = len(job.questions) - len(kept)
+    job.questions = kept
+
+
+def _remove_contaminated(job: _Prepared, overlap: Overlap) -> None:
+    found = {id: overlap.find(question.text) for id, question in job.questions.items()}
+    _remove(job, "contaminated", [{"id": id, "stands_in": sets} for id, sets in found.items() if sets])
+
+
+def _remove_duplicates(job: _Prepared) -> None:
+    """Keep the first of the questions that are the same once normalised."""
+    first: dict[str, str] = {}
+    records = []
+    for id, question in job.questions.items():
+        same = first.setdefault(normalise(question.text), id)
+        if same != id:
+            records.append({"id": id, "same_as": same})
+    _remove(job, "duplicates", records)
+
+
+def _split(job: _Prepared, options: Options) -> None:
+    """Draw the validation questions, and make the rows of both."""
+    name = job.request.source.name
+    if options.validation >= len(job.questions):
+        raise ValueError(
+            f"{name}: {len(job.questions)} training rows are left, and --validation = {options.validation} of them "
+            "would be taken out; lower it, or give more rows"
+        )
+    # By a hash of seed and id, so that a row more or less changes the draw by one row at most.
+    drawn = sorted(job.questions, key=lambda id: hashlib.sha256(f"{options.seed}/{id}".encode()).digest())
+    validation = set(drawn[: options.validation])
+    train = [_row(id, question, name, "train") for id, question in job.questions.items() if id not in validation]
+    job.outputs["train.parquet"] = train
+    job.counts.update(train=len(train), validation=len(validation))
+    if validation:
+        job.outputs["validation.parquet"] = [
+            _row(id, question, f"{name}_{attempts}_attempts", "validation", attempts)
+            for attempts in options.validation_attempts
+            for id, question in job.questions.items()
+            if id in validation
+        ]
+
+
+def _row(id: str, question: Question, data_source: str, split: str, attempts: int | None = None) -> dict[str, Any]:
+    return make_row(
+        question.text, question.gold, data_source=data_source, index=_index(id), split=split, attempts=attempts, id=id
+    )
+
+
+def _write(job: _Prepared, output: Path, options: Options) -> None:
+    source = job.request.source
+    folder = output / source.name
+    job.counts["kept"] = len(job.questions)
+    compared = store.evaluation_sets(output) if source.trains else {}
+    manifest = {
+        "source": source.name,
+        "origin": job.request.origin.origin(),
+        "recipe": _recipe(source, options),
+        "counts": dict(job.counts),
+        "compared_with": _listed(compared),
+        "contaminated_by_set": _by_set(job.removed.get("contaminated", ())),
+        **job.removed,
+    }
+    store.write(folder, job.outputs, manifest)
+    _report(job, folder)
+
+
+def _by_set(contaminated: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """How many rows stand in each evaluation set, by how they do."""
+    counts: dict[str, dict[str, int]] = {}
+    for record in contaminated:
+        for name, how in record["stands_in"].items():
+            counts.setdefault(name, {"exact": 0, "normalised": 0})[how] += 1
+    return counts
+
+
+def _report(job: _Prepared, folder: Path) -> None:
+    """Say what was written, and what was not."""
+    counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in job.counts.items())
+    print(f"{folder}: wrote {' and '.join(job.outputs)}; rows: {counts}")
+    for name, found in _by_set(job.removed.get("contaminated", ())).items():
+        print(f"  removed, since they stand in {name}: {found['exact']} exact, {found['normalised']} normalised")
+    refused = job.removed["refused"]
+    for record in refused[:_PRINTED_ROWS]:
+        print(f"  refused: line {record['line']}, {record['id']}: {record['reason']}")
+    if len(refused) > _PRINTED_ROWS:
+        print(f"  refused: {len(refused) - _PRINTED_ROWS} more; {store.MANIFEST} names them")

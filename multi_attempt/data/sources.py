@@ -1,0 +1,187 @@
+"""The table of known sources, and what a row of a source says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from multi_attempt.answers import boxed
+from multi_attempt.data.files import RawRow
+
+ROLES = ("train", "evaluation")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where questions come from and how its rows are read; ``sources.yaml`` says what each field means."""
+
+    name: str
+    role: str
+    question: tuple[str, ...]
+    gold: Mapping[str, str]
+    hub: str = ""
+    configs: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    context: str = ""
+    level: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    id: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is for training, and not for evaluation."""
+        return self.role == "train"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a row says.
+
+    Attributes:
+        text: the question.
+        gold: the gold answer, bare; empty if the row has none.
+        level: how hard it is, where the source has levels and the row's is known.
+        upstream: the id that the source gives it; empty if it gives none.
+        raw: the row.
+    """
+
+    text: str
+    gold: str
+    level: int | None
+    upstream: str
+    raw: RawRow = field(repr=False)
+
+
+@cache
+def _table() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(files("multi_attempt.data").joinpath("sources.yaml").read_text("utf-8"))
+    return content
+
+
+def known_sources() -> dict[str, Source]:
+    """The sources of the table, by name."""
+    return {name: _source(name, entry) for name, entry in _table()["sources"].items()}
+
+
+def default_sources() -> list[str]:
+    """The names of the sources that are prepared when none is named."""
+    return list(_table()["default"])
+
+
+def own_source(name: str, role: str, question: str | None, answer: str | None) -> Source:
+    """A user's own source, with the fields named or the usual ones.
+
+    Raises:
+        ValueError: the name is none for a folder.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"SOURCE = {name!r} names a folder: use letters, digits, and - _ . between them")
+    questions = (question,) if question else ("question", "problem")
+    return Source(name, role, questions, {answer or "answer": "text"}, id=("unique_id", "id", "idx"))
+
+
+def _source(name: str, entry: Mapping[str, Any]) -> Source:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return Source(name=name, **values)
+
+
+def read_question(raw: RawRow, source: Source) -> Question:
+    """What a row of a source says.
+
+    Raises:
+        ValueError: a field is missing or of the wrong type, or the question is empty.
+    """
+    name = _present(raw, source.question, "question")
+    text = _text(raw, name).strip()
+    if not text:
+        raise ValueError(f"{raw.place}: {name} = {raw.fields[name]!r} is no question; correct or remove the row")
+    if source.context and raw.fields.get(source.context) is not None:
+        text = f"{_text(raw, source.context).strip()}\n\n{text}".strip()
+    field_name = _present(raw, tuple(source.gold), "gold answer")
+    gold = _GOLDS[source.gold[field_name]](_plain(raw, field_name))
+    return Question(text, gold.strip(), _level(raw, source), _upstream(raw, source), raw)
+
+
+def _after_hashes(text: str) -> str:
+    return text.rpartition("####")[2].replace(",", "") if "####" in text else ""
+
+
+# How a gold answer stands in its field: what `gold` in the table names.
+_GOLDS: dict[str, Callable[[str], str]] = {
+    "text": lambda text: text,
+    "box": lambda text: boxed(text) or "",
+    "hashes": _after_hashes,
+}
+
+
+def _present(raw: RawRow, names: Sequence[str], what: str) -> str:
+    """The first of the fields that the row has."""
+    for name in names:
+        if name in raw.fields:
+            return name
+    raise ValueError(
+        f"{raw.place}: no field {' or '.join(names)} for the {what}; the row has {', '.join(raw.fields) or 'none'}. "
+        "Name a file that has it; the fields of a source of your own are named by --question-field and --answer-field"
+    )
+
+
+def _text(raw: RawRow, name: str) -> str:
+    value = raw.fields[name]
+    if not isinstance(value, str):
+        raise _wrong_type(raw, name, "a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{raw.place}: {name} holds half a character ({error.reason}); correct the row") from error
+    return value
+
+
+def _plain(raw: RawRow, name: str) -> str:
+    """A field of a text, a number, a list of these, or nothing, as a text."""
+    value = raw.fields[name]
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        entries = [RawRow({name: entry}, raw.line, raw.place) for entry in value]
+        return ", ".join(_plain(entry, name) for entry in entries)
+    if isinstance(value, str):
+        return _text(raw, name)
+    return _number(raw, name)
+
+
+def _number(raw: RawRow, name: str) -> str:
+    """A number written out: 27 for 27.0, and without an exponent."""
+    value = raw.fields[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _wrong_type(raw, name, "a text, a number, or a list of these")
+    return str(int(value)) if value == int(value) else format(Decimal(repr(value)), "f")
+
+
+def _level(raw: RawRow, source: Source) -> int | None:
+    if not source.levels:
+        return None
+    name = _present(raw, source.level, "level")
+    digits = re.search(r"\d+", _plain(raw, name))  # "Level 5", 5 or 5.0; MATH has two rows of "Level ?"
+    return int(digits.group()) if digits else None
+
+
+def _upstream(raw: RawRow, source: Source) -> str:
+    name = next((name for name in source.id if name in raw.fields), None)
+    return _plain(raw, name).strip() if name else ""
+
+
+def _wrong_type(raw: RawRow, name: str, wanted: str) -> ValueError:
+    value = raw.fields[name]
+    return ValueError(
+        f"{raw.place}: {name} = {str(value)[:80]!r} is of type {type(value).__name__}; it must be {wanted}: correct "
+        "or remove the row"
+    )
