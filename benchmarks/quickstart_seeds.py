@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from multi_attempt.evaluation.report import read_evaluation, read_metrics
+from multi_attempt.evaluation.statistics import MACRO
 
 _ENDS = 5  # steps averaged at the beginning and at the end of training
 
@@ -41,14 +42,15 @@ def main() -> int:
 def measure(run: Path) -> dict[str, float]:
     """The figures of one run."""
     rewards = [step["critic/score/mean"] for step in read_metrics(run / "metrics.jsonl")]
-    before, after = read_evaluation(run / "eval.json").get("models", [])
+    models = read_evaluation(run / "eval.json")["models"]
+    before, after = (model["results"]["oracle"][MACRO]["accuracy"] for model in models)
     return {
         "reward, first 5 steps": statistics.mean(rewards[:_ENDS]),
         "reward, last 5 steps": statistics.mean(rewards[-_ENDS:]),
-        "1 attempt, before": before["accuracy"][0],
-        "1 attempt, after": after["accuracy"][0],
-        "5 attempts, before": before["accuracy"][-1],
-        "5 attempts, after": after["accuracy"][-1],
+        "1 attempt, before": before[0],
+        "1 attempt, after": after[0],
+        "5 attempts, before": before[-1],
+        "5 attempts, after": after[-1],
     }
 
 

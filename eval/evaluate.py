@@ -1,210 +1,342 @@
-"""Accuracy by the number of attempts allowed: the paper's evaluation, on vLLM in this process.
+"""Evaluate models: play the episodes that the protocols ask for, all at once, and keep each as it ends.
 
-The protocol is the paper's (``oracle``): for each k one run (greedy by default) with N = k, whose prompts say k and
-whose dialogues the ground truth ends. Episodes, prompts, grader and tokens are those of training.
+Episodes, prompts, grader and tokens are those of training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from multi_attempt.config import TaskSettings
+from multi_attempt.dialogue import Stream, play
 from multi_attempt.episode import Episode, StopReason
+from multi_attempt.evaluation.engines import Engine, EngineLost, Request, weights_digest
+from multi_attempt.evaluation.figures import model_figures
+from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Rules
+from multi_attempt.evaluation.records import Place, Records, outcomes
+from multi_attempt.grading import Grader
 
-PROTOCOL = "oracle"
-"""What the model is told: after each attempt, by the ground truth, whether it was right."""
+_logger = logging.getLogger(__name__)
 
-_CONFIDENCE = 0.95
-_RESAMPLES = 10_000
+TRAINING_TEMPERATURE = 1.0
+"""Of fresh samples, where dialogues are greedy."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its answer."""
+    """A question, its answer, and where it is from.
 
+    Attributes:
+        id: its name in its benchmark.
+        benchmark: the set of questions that it belongs to.
+        text: what is asked.
+        gold: the right answer.
+    """
+
+    id: str
+    benchmark: str
     text: str
     gold: str
 
 
+class Model(NamedTuple):
+    """A model: what reports call it, and its folder, or its name on the server."""
+
+    name: str
+    path: str
+
+
 @dataclass(frozen=True)
-class EngineSettings:
-    """The engine's limits.
+class Settings:
+    """What an evaluation depends on beside models and questions.
 
     Attributes:
-        dtype: of weights and activations.
+        task: prompts, limits and grader, as in training.
+        protocols: which to run, see :data:`multi_attempt.evaluation.protocols.PROTOCOLS`.
+        attempts: the greatest number of attempts, K.
+        samples: dialogues of a kind for each question, and fresh samples, of which there are at least K.
+        temperature: of dialogues; 0 is greedy.
+        seed: of sampling.
         max_prompt_length: tokens of the first prompt.
         max_response_length: tokens of all attempts and the feedback between them.
-        temperature: of sampling; 0 is greedy.
-        seed: of sampling.
-        options: further arguments of ``vllm.LLM``.
+        concurrency: episodes under way at once.
     """
 
-    dtype: str = "auto"
-    max_prompt_length: int = 1024
-    max_response_length: int = 3000
+    task: TaskSettings
+    protocols: tuple[str, ...] = ("oracle",)
+    attempts: int = 5
+    samples: int = 1
     temperature: float = 0.0
     seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
+    max_prompt_length: int = 1024
+    max_response_length: int = 3000
+    concurrency: int = 256
 
+    def __post_init__(self) -> None:
+        for name in ("attempts", "samples", "max_prompt_length", "max_response_length", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} = {getattr(self, name)} must be at least 1")
+        if self.temperature < 0:
+            raise ValueError(f"--temperature = {self.temperature} must be 0 (greedy) or more")
+        unknown = [name for name in self.protocols if name not in PROTOCOLS]
+        if unknown or not self.protocols:
+            raise ValueError(f"--protocols: unknown {', '.join(unknown)}; there are {', '.join(PROTOCOLS)}, and all")
+        dialogues = [name for name in self.protocols if name not in SAMPLED]
+        if self.samples > 1 and not self.temperature and dialogues:
+            raise ValueError(
+                f"--samples = {self.samples} with --temperature = 0: greedy dialogues ({', '.join(dialogues)}) are all "
+                "the same; set a temperature above 0"
+            )
+        if "blind" in self.protocols and not self.task.prompt_set.neutral:
+            raise ValueError(
+                f"--prompts = {self.task.prompts!r} cannot be used with the protocol blind: it has no field 'neutral', "
+                "which words what follows an attempt on which nothing is said"
+            )
 
-@dataclass
-class _Run:
-    """An episode and its tokens: prompt and response so far."""
+    @property
+    def sampling_temperature(self) -> float:
+        """Of fresh samples: the dialogues' own, or training's where those are greedy."""
+        return self.temperature or TRAINING_TEMPERATURE
 
-    episode: Episode
-    gold: str
-    ids: list[int]
-    prompt_length: int
+    def temperature_of(self, kind: Kind) -> float:
+        """The temperature of a kind of episode."""
+        return self.sampling_temperature if kind.protocol in SAMPLED else self.temperature
+
+    def kinds(self, rules: Rules) -> list[Kind]:
+        """The kinds of episode that the protocols need, each once."""
+        return list(dict.fromkeys(kind for name in self.protocols for kind in PROTOCOLS[name].kinds(rules)))
+
+    def fingerprint(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """What the episodes depend on; the protocols, K and the number of samples may change, and episodes are kept."""
+        asked = json.dumps([asdict(question) for question in questions])
+        task = self.task
+        return {
+            "questions": hashlib.sha256(asked.encode()).hexdigest(),
+            "prompts": asdict(task.prompt_set),
+            "repeat_question": task.repeat_question,
+            "max_tokens_per_attempt": task.max_tokens_per_attempt,
+            "grader": asdict(task.grader.policies),
+            **{name: getattr(self, name) for name in ("temperature", "seed", "max_prompt_length")},
+            "max_response_length": self.max_response_length,
+        }
 
 
 def evaluate(
-    model: Path,
-    questions: Sequence[Question],
-    attempts: Sequence[int],
-    settings: TaskSettings,
-    engine: EngineSettings,
-    *,
-    name: str,
+    models: Sequence[Model], questions: Sequence[Question], settings: Settings, engine: Engine, output: Path
 ) -> dict[str, Any]:
-    """Evaluate one model.
+    """Evaluate models, one after the other, into a folder; goes on where an earlier run in it was.
 
     Args:
-        model: folder of a model in Hugging Face format, with its tokenizer.
-        questions: what to ask.
-        attempts: the numbers of attempts to allow, each in a run of its own.
-        settings: prompts, limits and grader, as in training.
-        engine: the engine's limits.
-        name: what to call the model in reports.
+        models: whose names differ.
+        questions: of one benchmark or several.
+        settings: what and how.
+        engine: where answers come from.
+        output: the folder, see :mod:`multi_attempt.evaluation.records`.
 
     Returns:
-        The model's entry of ``eval.json``: ``accuracy``, its 95% interval ``low`` to ``high`` (bootstrap over
-        questions) and ``first_attempt_accuracy``, each a list aligned with ``attempts``; and all ``dialogues``.
+        What ``eval.json`` holds.
+
+    Raises:
+        ValueError: a question's prompt is too long, or the folder belongs to another evaluation.
+        EngineLost: the engine gave up; the episodes so far are kept.
     """
-    from transformers import AutoConfig, AutoTokenizer
-    from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
-
-    from verl_ext.agent_loop import end_of_turn_ids
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    builder = create_continuous_token_builder(tokenizer, hf_model_type=AutoConfig.from_pretrained(model).model_type)
-    runs = []
-    for allowed in attempts:
-        for question in questions:
-            episode = Episode(question.text, allowed, settings.prompt_set, settings.repeat_question)
-            ids = list(builder.build_initial_tokens(episode.messages))
-            runs.append(_Run(episode, question.gold, ids, prompt_length=len(ids)))
-    with _Engine(model, engine, end_of_turn_ids(tokenizer, {})) as generate:
-        _play(runs, generate, builder, tokenizer, settings, engine.max_response_length, name)
-    by_attempts = [runs[start : start + len(questions)] for start in range(0, len(runs), len(questions))]
-    solved = [[run.episode.transcript.success for run in group] for group in by_attempts]
-    intervals = [_interval(group) for group in solved]
-    return {
-        "name": name,
-        "path": str(model),
-        "accuracy": [float(np.mean(group)) for group in solved],
-        "low": [low for low, _ in intervals],
-        "high": [high for _, high in intervals],
-        "first_attempt_accuracy": [
-            float(np.mean([run.episode.transcript.attempts[0].correct for run in group])) for group in by_attempts
-        ],
-        "dialogues": [_dialogue(run) for run in runs],
-    }
-
-
-class _Engine:
-    """vLLM for one model, shut down on exit: the next model needs its memory."""
-
-    def __init__(self, model: Path, settings: EngineSettings, end_ids: frozenset[int]) -> None:
-        self._model, self._settings, self._end_ids = model, settings, end_ids
-
-    def __enter__(self) -> Callable[[list[list[int]], list[int]], list[tuple[list[int], bool]]]:
-        from vllm import LLM
-
-        settings = self._settings
-        self._engine = LLM(
-            model=str(self._model),
-            dtype=settings.dtype,  # type: ignore[arg-type]
-            max_model_len=settings.max_prompt_length + settings.max_response_length,
-            enable_prefix_caching=True,
-            seed=settings.seed,
-            **settings.options,
-        )
-        return self._generate
-
-    def __exit__(self, *_: object) -> None:
-        self._engine.llm_engine.engine_core.shutdown()
-        del self._engine
-
-    def _generate(self, prompts: list[list[int]], limits: list[int]) -> list[tuple[list[int], bool]]:
-        """Responses of at most so many tokens: token ids, and whether the limit cut them."""
-        from vllm import SamplingParams, TokensPrompt
-
-        parameters = [
-            SamplingParams(
-                temperature=self._settings.temperature, max_tokens=limit, stop_token_ids=sorted(self._end_ids)
+    digests = {model.name: weights_digest(Path(model.path)) if Path(model.path).is_dir() else "" for model in models}
+    with Records(output, settings.fingerprint(questions), digests) as records:
+        grader = settings.task.grader.make()
+        try:
+            rules = Rules(
+                settings.attempts,
+                settings.samples,
+                settings.max_response_length,
+                lambda one, other: grader.grade(one, other).correct,
             )
-            for limit in limits
+            for model in models:
+                _check_prompts(engine, model, questions, settings)
+            for model in models:
+                asyncio.run(_Evaluation(model, questions, settings, rules, records, grader).run(engine))
+            figures = _figures(models, questions, settings, rules, records)
+        finally:
+            grader.close()
+        records.write_figures(figures)
+    return figures
+
+
+def _check_prompts(engine: Engine, model: Model, questions: Sequence[Question], settings: Settings) -> None:
+    vocabulary = engine.vocabulary(model.path)
+    if vocabulary is None:
+        return
+    for question in questions:
+        length = len(vocabulary.opening(_episode(question, settings, settings.attempts).messages))
+        if length > settings.max_prompt_length:
+            raise ValueError(
+                f"--max-prompt-length = {settings.max_prompt_length}: the prompt of question {question.id!r} of "
+                f"{question.benchmark} has {length} tokens; raise it"
+            )
+
+
+def _episode(question: Question, settings: Settings, attempts: int, *, blind: bool = False) -> Episode:
+    task = settings.task
+    return Episode(question.text, attempts, task.prompt_set, task.repeat_question, blind=blind)
+
+
+@dataclass
+class _Evaluation:
+    """The evaluation of one model."""
+
+    model: Model
+    questions: Sequence[Question]
+    settings: Settings
+    rules: Rules
+    records: Records
+    grader: Grader
+    failures_in_a_row: int = 0
+
+    async def run(self, engine: Engine) -> None:
+        """Play what has not been played, or has failed."""
+        done = self.records.played()
+        kinds = self.settings.kinds(self.rules)
+        places = [
+            (question, place)
+            for kind in kinds
+            for question in self.questions
+            if (place := Place(self.model.name, question.benchmark, question.id, kind)) not in done
         ]
-        outputs = self._engine.generate(
-            [TokensPrompt(prompt_token_ids=ids) for ids in prompts], parameters, use_tqdm=False
+        if not places:
+            return
+        room = self.settings.max_prompt_length + self.settings.max_response_length
+        self.grader.warm_up()
+        total = len(kinds) * len(self.questions)
+        async with engine.open(self.model.path, room) as make_stream:
+            with tqdm(
+                total=total, initial=total - len(places), desc=f"Evaluating {self.model.name}", unit="episode"
+            ) as bar:
+                await self._play_all(iter(places), make_stream, bar)
+
+    async def _play_all(
+        self, places: Iterator[tuple[Question, Place]], make_stream: Callable[[Request], Stream], bar: tqdm[Any]
+    ) -> None:
+        async def work() -> None:
+            for question, place in places:
+                await self._play(question, place, make_stream)
+                bar.update()
+
+        workers = [asyncio.create_task(work()) for _ in range(self.settings.concurrency)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _play(self, question: Question, place: Place, make_stream: Callable[[Request], Stream]) -> None:
+        settings, kind = self.settings, place.kind
+        episode = _episode(question, settings, kind.budget, blind=kind.protocol == "blind")
+        key = f"{settings.seed} {question.benchmark} {question.id} {' '.join(map(str, kind))}"
+        stream = make_stream(Request(settings.temperature_of(kind), key))
+        try:
+            await play(
+                episode,
+                question.gold,
+                stream,
+                self.grader.grade_async,
+                room=settings.max_response_length,
+                max_tokens_per_attempt=settings.task.max_tokens_per_attempt,
+            )
+            self.failures_in_a_row = 0
+        except EngineLost:
+            raise
+        except Exception as error:
+            _logger.warning("Question %s of %s failed: %r", question.id, question.benchmark, error)
+            episode.finish(StopReason.ABORTED, error=f"{type(error).__name__}: {error}")
+        self.records.add(place, _row(question, episode))
+        self._give_up_after_failures(episode.transcript.error)
+
+    def _give_up_after_failures(self, error: str) -> None:
+        """A server that answers nothing any more would cost every episode all of its retries."""
+        self.failures_in_a_row += bool(error)
+        if self.failures_in_a_row > self.settings.concurrency:
+            raise EngineLost(
+                f"{self.failures_in_a_row} episodes in a row failed; what was done is kept, and the same command goes "
+                f"on from there. The last error: {error}"
+            )
+
+
+def _row(question: Question, episode: Episode) -> dict[str, Any]:
+    transcript = episode.transcript
+    attempts = tuple(
+        Outcome(
+            attempt.answer,
+            attempt.correct,
+            attempt.well_formed,
+            attempt.repeated,
+            attempt.truncated,
+            tokens=attempt.span[1] - attempt.span[0],
         )
-        responses = [list(output.outputs[0].token_ids) for output in outputs]
-        return [(ids, not ids or ids[-1] not in self._end_ids) for ids in responses]
-
-
-def _play(
-    runs: list[_Run],
-    generate: Callable[[list[list[int]], list[int]], list[tuple[list[int], bool]]],
-    builder: Any,
-    tokenizer: Any,
-    settings: TaskSettings,
-    max_response_length: int,
-    name: str,
-) -> None:
-    """Play all episodes to their end, one attempt of each at a time."""
-    grader = settings.grader.make()
-    with tqdm(total=len(runs), desc=f"Evaluating {name}", unit="episode") as progress:
-        while active := [run for run in runs if not run.episode.done]:
-            room = [max_response_length - (len(run.ids) - run.prompt_length) for run in active]
-            limits = [min(left, settings.max_tokens_per_attempt or left) for left in room]
-            for run, (ids, truncated) in zip(active, generate([run.ids for run in active], limits), strict=True):
-                span = (len(run.ids) - run.prompt_length, len(run.ids) - run.prompt_length + len(ids))
-                run.ids = builder.merge_assistant_tokens(run.ids, ids).token_ids
-                text = tokenizer.decode(ids, skip_special_tokens=True)
-                before = len(run.episode.messages)
-                verdict = grader.grade(run.episode.extract(text), run.gold)
-                if run.episode.record(text, verdict, span=span, truncated=truncated) is not None:
-                    answered, messages = run.episode.messages[: before + 1], run.episode.messages
-                    merged = builder.merge_context_tokens(answered, messages, run.ids).token_ids
-                    if len(merged) - run.prompt_length >= max_response_length:
-                        run.episode.finish(StopReason.TRUNCATED)
-                    run.ids = merged
-                progress.update(run.episode.done)
-    grader.close()
-
-
-def _interval(solved: Sequence[bool]) -> tuple[float, float]:
-    """The percentile bootstrap interval of a share; resampling yes-or-no answers is drawing from a binomial."""
-    generator = np.random.default_rng(0)
-    shares = generator.binomial(len(solved), np.mean(solved), _RESAMPLES) / len(solved)
-    tail = (1 - _CONFIDENCE) / 2
-    return float(np.quantile(shares, tail)), float(np.quantile(shares, 1 - tail))
-
-
-def _dialogue(run: _Run) -> dict[str, Any]:
-    transcript = run.episode.transcript
-    fields = ("answer", "correct", "well_formed", "truncated", "repeated")
+        for attempt in transcript.attempts
+    )
     return {
-        "question": run.episode.question,
-        "gold": run.gold,
-        "budget": transcript.budget,
+        "question": question.text,
+        "gold": question.gold,
         "stop": transcript.stop.value,
-        "messages": run.episode.messages,
-        "attempts": [{name: getattr(attempt, name) for name in fields} for attempt in transcript.attempts],
+        "error": transcript.error,
+        "messages": episode.messages,
+        "attempts": outcomes(attempts),
     }
+
+
+def _figures(
+    models: Sequence[Model], questions: Sequence[Question], settings: Settings, rules: Rules, records: Records
+) -> dict[str, Any]:
+    played = records.played()
+    benchmarks: dict[str, list[str]] = {}
+    for question in questions:
+        benchmarks.setdefault(question.benchmark, []).append(question.id)
+    kinds = settings.kinds(rules)
+    entries = []
+    for model in models:
+        places = {
+            name: {
+                id: {kind: played[place] for kind in kinds if (place := Place(model.name, name, id, kind)) in played}
+                for id in ids
+            }
+            for name, ids in benchmarks.items()
+        }
+        missing = len(kinds) * len(questions) - sum(len(found) for rows in places.values() for found in rows.values())
+        entries.append(
+            {
+                "name": model.name,
+                "path": model.path,
+                "architecture": _architecture(Path(model.path)),
+                "failed": missing,
+                **model_figures(places, settings.protocols, rules),
+            }
+        )
+    return {
+        "attempts": list(range(1, settings.attempts + 1)),
+        "temperature": settings.temperature,
+        "sampling_temperature": settings.sampling_temperature,
+        "samples": settings.samples,
+        "benchmarks": [{"name": name, "questions": len(ids)} for name, ids in benchmarks.items()],
+        "protocols": {name: PROTOCOLS[name].information for name in settings.protocols},
+        "models": entries,
+    }
+
+
+_ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+
+
+def _architecture(folder: Path) -> Mapping[str, Any] | None:
+    """What tells which model this was made from; None for a model behind a server."""
+    if not (folder / "config.json").is_file():
+        return None
+    config = json.loads((folder / "config.json").read_text())
+    return {name: config.get(name) for name in _ARCHITECTURE}

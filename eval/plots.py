@@ -1,18 +1,25 @@
-"""The two figures of a run, as PNG files. They use no global state of matplotlib."""
+"""The figures of a report. They use no global state of matplotlib.
+
+save(training_curves([("", metrics)]), Path("outputs/quickstart/training"))     # training.png and training.svg
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from multi_attempt.evaluation.comparison import main_protocol, paper_curves
+from multi_attempt.evaluation.statistics import MACRO
+from multi_attempt.evaluation.tables import benchmark_groups, figures_of
 
 # From Okabe and Ito's palette, which colour-blind readers can tell apart; muted is for what came before.
 MUTED = "#737C8A"
@@ -21,8 +28,20 @@ INK = "#1F2933"
 FAINT = "#667080"
 GRID = "#E6E9EE"
 
+PROTOCOL_COLOURS = {
+    "oracle": STRONG[0],
+    "single-run": STRONG[1],
+    "blind": STRONG[2],
+    "independent": MUTED,
+    "majority": STRONG[3],
+}
+PAPER_COLOURS = ("#3D4754", "#8C95A2")
+
 SMOOTHED_OVER = 5
 """Steps in the moving mean of the training curves."""
+
+_LONGEST_NAME = 44
+_ROW = 0.21  # inches
 
 
 class Series(NamedTuple):
@@ -63,98 +82,134 @@ PANELS = (
 """What :func:`training_curves` shows."""
 
 
-def training_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
+class _Line(NamedTuple):
+    """A curve over the attempts allowed. Values may be None; low and high are empty without an interval."""
+
+    name: str
+    colour: str
+    values: Sequence[float | None]
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+    dotted: bool = False
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as ``stem.png`` and ``stem.svg``."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    figure.savefig(paths[0])
+    figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def training_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Figure:
     """Draw reward and rates over the training steps.
 
     Args:
-        metrics: one mapping a step, with ``step`` and the metrics of ``PANELS``; null or missing values leave a gap.
-        path: the PNG file to write.
+        runs: the name and the steps of one run or several; a step has ``step`` and the metrics of ``PANELS``, of which
+            null or missing values leave a gap. Of several, each metric has a panel with a line for each run.
     """
-    steps = [row["step"] for row in metrics]
-    smooth = len(steps) >= 3 * SMOOTHED_OVER
-    figure = _figure(10.0, 3.3)
-    grid = figure.add_gridspec(1, len(PANELS), left=0.055, right=0.985, top=0.70, bottom=0.145, wspace=0.22)
-    for column, panel in enumerate(PANELS):
-        axes = figure.add_subplot(grid[0, column])
-        _clean(axes)
-        for series in panel.series:
-            values = [_number(row.get(series.metric)) for row in metrics]
-            # A marker keeps a value without neighbours visible, which a line alone would not show.
-            marker = "o" if len(steps) < 3 * SMOOTHED_OVER else None
-            if smooth:
-                axes.plot(steps, values, color=series.colour, linewidth=0.8, alpha=0.3, clip_on=False)
-                values = _moving_mean(values, SMOOTHED_OVER)
-            axes.plot(
-                steps, values, color=series.colour, linewidth=2, marker=marker, markersize=3.5, label=series.label,
-                clip_on=not panel.rate, solid_capstyle="round",
-            )  # fmt: skip
-        if panel.rate:
-            _percent_axis(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel("training step", color=FAINT, fontsize=9)
-        axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=34)
-        legend = axes.legend(
-            loc="upper left", bbox_to_anchor=(-0.02, 1.215), frameon=False, fontsize=8.5, handlelength=1.2,
-            borderaxespad=0.2, labelspacing=0.25, labelcolor="linecolor",
-        )  # fmt: skip
-        for handle in legend.get_lines():
-            handle.set_marker("")
+    steps = max(len(metrics) for _, metrics in runs)
+    smooth = steps >= 3 * SMOOTHED_OVER
+    if len(runs) == 1:
+        figure = _figure(10.0, 3.5)
+        grid = figure.add_gridspec(1, len(PANELS), left=0.055, right=0.985, top=0.66, bottom=0.135, wspace=0.22)
+        for column, panel in enumerate(PANELS):
+            lines = [(runs[0][1], series) for series in panel.series]
+            _training_panel(figure.add_subplot(grid[0, column]), panel.title, panel.rate, lines, smooth)
+        _legend_in_panels(figure)
+    else:
+        figure = _training_of_several(runs, smooth)
     note = (
         f"Thin lines: each step. Thick lines: mean over {SMOOTHED_OVER} steps."
         if smooth
         else "One point for each step."
     )
+    top = 1 - 0.15 / figure.get_figheight()
     figure.text(
-        0.012, 0.955, "Reward and correctness during training", fontsize=13, fontweight="bold", color=INK, va="center"
+        0.012, top, "Reward and correctness during training", fontsize=13, fontweight="bold", color=INK, va="top"
     )
-    figure.text(0.988, 0.955, note, fontsize=8.5, color=FAINT, va="center", ha="right")
-    figure.savefig(path)
+    figure.text(0.988, top - 0.04 / figure.get_figheight(), note, fontsize=8.5, color=FAINT, va="top", ha="right")
+    return figure
 
 
-def accuracy_by_attempts(evaluation: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy against the attempts allowed, a line for each model with its 95% interval shaded.
+def accuracy_by_attempts(evaluation: Mapping[str, Any]) -> Figure:
+    """Draw accuracy against the attempts allowed: of each model with its 95% interval, and of the paper if comparable.
 
     Args:
         evaluation: the content of ``eval.json``. With several models, the first is drawn muted: the one compared with.
-        path: the PNG file to write.
     """
-    attempts = evaluation["attempts"]
-    models = evaluation["models"]
-    figure = _figure(7.0, 4.2)
-    axes = figure.add_axes((0.085, 0.125, 0.69, 0.70))
-    _clean(axes)
-    _percent_axis(axes)
-    colours = model_colours(len(models))
-    for index, (model, colour) in enumerate(zip(models, colours, strict=True)):
-        places = attempts
-        if len(attempts) == 1:
-            # A band has no width over a single number of attempts, and bars at the same place would hide each other.
-            places = [attempts[0] + 0.15 * (index - (len(models) - 1) / 2)]
-            axes.vlines(places, model["low"], model["high"], color=colour, alpha=0.35, linewidth=6)
-        axes.fill_between(places, model["low"], model["high"], color=colour, alpha=0.18, linewidth=0)
-        axes.plot(
-            places, model["accuracy"], color=colour, linewidth=2.2, marker="o", markersize=5.5,
-            markeredgecolor="white", markeredgewidth=1, clip_on=False, zorder=3,
-        )  # fmt: skip
-    labels = [
-        f"{model['accuracy'][-1]:.0%}\n{textwrap.fill(model['name'], 17, max_lines=2, placeholder='...')}"
-        for model in models
+    protocol = main_protocol(evaluation)
+    lines = _model_lines(evaluation, protocol, benchmark_groups(evaluation)[0][0])
+    paper = paper_curves(evaluation, protocol)
+    lines += [
+        _Line(name, colour, values, dotted=True)
+        for (name, values), colour in zip(paper.items(), PAPER_COLOURS, strict=False)
     ]
-    lines = max(label.count("\n") + 1 for label in labels)
-    heights = _spread([model["accuracy"][-1] for model in models], least=0.02 + 0.055 * lines)
-    for label, colour, height in zip(labels, colours, heights, strict=True):
-        axes.annotate(
-            label, xy=(1.0, height), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
-            va="center", fontsize=9, fontweight="bold", color=colour, annotation_clip=False, parse_math=False,
-        )  # fmt: skip
-    axes.set_xticks(attempts)
-    margin = 0.12 if len(attempts) > 1 else 1
-    axes.set_xlim(attempts[0] - margin, attempts[-1] + margin)
+    labels = [_label(line) for line in lines]
+    # As high as the labels need, one above another.
+    inches = max(2.94, sum(0.16 * (label.count("\n") + 1) + 0.09 for label in labels))
+    height = inches + 1.3
+    figure = _figure(7.0, height)
+    axes = figure.add_axes((0.085, 0.55 / height, 0.69, inches / height))
+    _draw(axes, evaluation["attempts"], lines)
+    _end_labels(axes, lines, labels, inches)
     axes.set_xlabel("attempts allowed", color=FAINT, fontsize=9.5)
-    figure.text(0.02, 0.945, "Accuracy by attempts allowed", fontsize=13, fontweight="bold", color=INK, va="center")
-    note = f"Share of {evaluation['questions']} questions answered correctly. Shaded: 95% intervals."
-    figure.text(0.02, 0.885, note, fontsize=9, color=FAINT, va="center")
-    figure.savefig(path)
+    questions = sum(benchmark["questions"] for benchmark in evaluation["benchmarks"])
+    count = len(evaluation["benchmarks"])
+    of = f"Mean of {count} benchmarks, {questions:,} questions" if count > 1 else f"Share of {questions:,} questions"
+    dotted = ", dotted: the paper" if paper else ""
+    _headings(figure, "Accuracy by attempts allowed", f"{of}, protocol {protocol}. Shaded: 95% intervals{dotted}.")
+    return figure
+
+
+def accuracy_by_benchmark(evaluation: Mapping[str, Any]) -> Figure:
+    """Draw accuracy against the attempts allowed in a panel for each benchmark, as :func:`accuracy_by_attempts`."""
+    protocol = main_protocol(evaluation)
+    panels = [
+        (
+            benchmark["name"],
+            f"{benchmark['questions']} questions",
+            _model_lines(evaluation, protocol, benchmark["name"]),
+        )
+        for benchmark in evaluation["benchmarks"]
+    ]
+    names = [line.name for line in panels[0][2]]
+    _, rows = _legend_shape(names, _panels_width(len(panels), 0.6))
+    figure, axes = _panels(len(panels), top=0.78 + _ROW * rows, right=0.6)
+    span = max(_limits(lines)[1] - _limits(lines)[0] for _, _, lines in panels)
+    for place, (title, subtitle, lines) in zip(axes, panels, strict=True):
+        _draw(place, evaluation["attempts"], lines, span, shade=0.12)
+        _end_labels(place, lines, [_share(line) for line in lines], 2.0)
+        _panel_title(place, title, subtitle)
+    _legend(figure, [(line.name, line.colour) for line in panels[0][2]])
+    note = (
+        f"Protocol: {protocol}. Shaded: 95% intervals. The panels begin at different heights but have the same scale."
+    )
+    _headings(figure, "Accuracy by benchmark", note)
+    return figure
+
+
+def protocols(evaluation: Mapping[str, Any]) -> Figure:
+    """Draw accuracy against the attempts allowed under each protocol, in a panel for each model."""
+    key = benchmark_groups(evaluation)[0][0]
+    panels = []
+    for model in evaluation["models"]:
+        lines = []
+        for index, protocol in enumerate(name for name in evaluation["protocols"] if name in model["results"]):
+            colour = PROTOCOL_COLOURS.get(protocol, STRONG[index % len(STRONG)])
+            figures = figures_of(model, protocol, key)
+            lines.append(_Line(protocol, colour, figures["accuracy"], figures["low"], figures["high"]))
+        panels.append((model["name"], lines))
+    figure, axes = _panels(len(panels), top=0.65, right=1.4)
+    limits = _limits([line for _, lines in panels for line in lines])
+    for place, (title, lines) in zip(axes, panels, strict=True):
+        _draw(place, evaluation["attempts"], lines, limits=limits, shade=0.09)
+        _end_labels(place, lines, [f"{_share(line)} {line.name}" for line in lines], 2.0)
+        _panel_title(place, title, "")
+    what = "mean of benchmarks" if key == MACRO else key
+    note = f"Accuracy ({what}) by attempts allowed. What the model is told differs. Shaded: 95% intervals."
+    _headings(figure, "Accuracy by protocol", note)
+    return figure
 
 
 def model_colours(count: int) -> list[str]:
@@ -162,6 +217,240 @@ def model_colours(count: int) -> list[str]:
     if count == 1:
         return [STRONG[0]]
     return [MUTED, *(STRONG[index % len(STRONG)] for index in range(count - 1))]
+
+
+def _model_lines(evaluation: Mapping[str, Any], protocol: str, group: str) -> list[_Line]:
+    models = evaluation["models"]
+    return [
+        _Line(
+            model["name"], colour, *(figures_of(model, protocol, group)[name] for name in ("accuracy", "low", "high"))
+        )
+        for model, colour in zip(models, model_colours(len(models)), strict=True)
+        if protocol in model["results"]
+    ]
+
+
+def _draw(
+    axes: Axes,
+    attempts: Sequence[int],
+    lines: Sequence[_Line],
+    span: float = 0.0,
+    limits: tuple[float, float] | None = None,
+    shade: float = 0.18,
+) -> None:
+    """Draw lines with their intervals, on an axis of at least this span."""
+    _clean(axes)
+    low, high = limits or _limits(lines, span)
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for index, line in enumerate(lines):
+        values = [_number(value) for value in line.values]
+        places: Sequence[float] = attempts
+        if len(attempts) == 1:
+            # A band has no width over a single number of attempts, and bars at the same place would hide each other.
+            places = [attempts[0] + 0.15 * (index - (len(lines) - 1) / 2)]
+        if line.low:
+            band = [[_number(value) for value in edge] for edge in (line.low, line.high)]
+            if len(attempts) == 1:
+                axes.vlines(places, band[0], band[1], color=line.colour, alpha=0.35, linewidth=6)
+            axes.fill_between(places, band[0], band[1], color=line.colour, alpha=shade, linewidth=0)
+        axes.plot(
+            places, values, color=line.colour, linewidth=1.6 if line.dotted else 2.2, marker="o",
+            linestyle=(0, (1, 1.6)) if line.dotted else "-", markersize=3.5 if line.dotted else 5.5,
+            markeredgecolor="white", markeredgewidth=0.5 if line.dotted else 1, clip_on=False, zorder=3,
+        )  # fmt: skip
+    axes.set_xticks(attempts if len(attempts) <= 12 else attempts[:: math.ceil(len(attempts) / 12)])
+    margin = 0.12 if len(attempts) > 1 else 1
+    axes.set_xlim(attempts[0] - margin, attempts[-1] + margin)
+
+
+def _limits(lines: Iterable[_Line], span: float = 0.0) -> tuple[float, float]:
+    """An axis for the values and intervals of lines: in steps of ten points, at least twenty or the span."""
+    values = [
+        value for line in lines for edge in (line.values, line.low, line.high) for value in edge if value is not None
+    ]
+    if not values:
+        return 0.0, 1.0
+    low = math.floor(10 * min(values) + 1e-6)
+    high = max(math.ceil(10 * max(values) - 1e-6), low + max(2, round(10 * span)))
+    over = max(0, high - 10)  # the axis ends at 100%
+    low, high = max(0, low - over), high - over
+    return (0.0, 1.0) if high - low >= 8 else (low / 10, high / 10)
+
+
+def _end_labels(axes: Axes, lines: Sequence[_Line], labels: Sequence[str], inches: float) -> None:
+    """Label lines at their right ends, moved apart where they would cover each other.
+
+    Args:
+        axes: where the lines are.
+        lines: what to label; those without a value are left out.
+        labels: in the lines' order.
+        inches: the axes' height.
+    """
+    low, high = axes.get_ylim()
+    labelled = [
+        (line, label, (next(value for value in reversed(line.values) if value is not None) - low) / (high - low))
+        for line, label in zip(lines, labels, strict=True)
+        if any(value is not None for value in line.values)
+    ]
+    rows = max((label.count("\n") + 1 for _, label, _ in labelled), default=1)
+    least = (0.16 * rows + 0.03 * min(rows, 2)) / inches
+    heights = _spread([height for _, _, height in labelled], least)
+    for (line, label, _), height in zip(labelled, heights, strict=True):
+        axes.annotate(
+            label, xy=(1.0, height), xycoords="axes fraction", xytext=(8, 0), textcoords="offset points",
+            va="center", fontsize=9, fontweight="bold", color=line.colour, annotation_clip=False, parse_math=False,
+        )  # fmt: skip
+
+
+def _share(line: _Line) -> str:
+    last = next((value for value in reversed(line.values) if value is not None), None)
+    return "" if last is None else f"{last:.0%}"
+
+
+def _label(line: _Line) -> str:
+    return f"{_share(line)}\n{_name(line.name, 17, 2)}"
+
+
+def _name(text: str, width: int, lines: int = 1) -> str:
+    """A name as it can be drawn: broken into lines, without what no font shows."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return textwrap.fill(printable, width, max_lines=lines, placeholder="...", break_on_hyphens=False)
+
+
+def _panels(count: int, top: float, right: float) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, with space above all and right of each, in inches."""
+    columns = min(count, 3)
+    rows = math.ceil(count / columns)
+    width = _panels_width(count, right)
+    height = top + rows * 2.85
+    figure = _figure(width, height)
+    cell = (width - 0.15) / columns
+    axes = []
+    for index in range(count):
+        row, column = divmod(index, columns)
+        left, bottom = 0.1 + column * cell + 0.45, height - top - (row + 1) * 2.85 + 0.4
+        axes.append(figure.add_axes((left / width, bottom / height, (cell - 0.45 - right) / width, 2.0 / height)))
+        if row == rows - 1 or index + columns >= count:
+            axes[-1].set_xlabel("attempts allowed", color=FAINT, fontsize=9)
+    return figure, axes
+
+
+def _panels_width(count: int, right: float) -> float:
+    return max(6.6, 0.35 + min(count, 3) * (2.35 + right))
+
+
+def _panel_title(axes: Axes, title: str, subtitle: str) -> None:
+    axes.annotate(
+        _name(title, 34), xy=(0, 1), xycoords="axes fraction", xytext=(-28, 12), textcoords="offset points",
+        fontsize=10.5, fontweight="bold", color=INK, va="baseline", parse_math=False,
+    )  # fmt: skip
+    axes.annotate(
+        subtitle, xy=(1, 1), xycoords="axes fraction", xytext=(0, 12), textcoords="offset points",
+        fontsize=8.5, color=FAINT, va="baseline", ha="right", parse_math=False,
+    )  # fmt: skip
+
+
+def _headings(figure: Figure, title: str, note: str) -> None:
+    width, height = figure.get_size_inches()
+    figure.text(0.14 / width, 1 - 0.15 / height, title, fontsize=13, fontweight="bold", color=INK, va="top")
+    note = textwrap.fill(note, int(14 * width))
+    figure.text(0.14 / width, 1 - 0.42 / height, note, fontsize=9, color=FAINT, va="top", parse_math=False)
+
+
+def _legend_shape(names: Sequence[str], width: float) -> tuple[int, int]:
+    """How many columns and rows of names there is room for on so many inches."""
+    longest = min(_LONGEST_NAME, max(map(len, names)))
+    columns = max(1, min(len(names), int(11.5 * width / (longest + 6))))
+    return columns, math.ceil(len(names) / columns)
+
+
+def _legend(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
+    """Names in their colours, in rows below the headings."""
+    width, height = figure.get_size_inches()
+    names = [_name(name, _LONGEST_NAME) for name, _ in entries]
+    columns, _ = _legend_shape(names, width)
+    handles = [Line2D([], [], color=colour, linewidth=2.2) for _, colour in entries]
+    legend = figure.legend(
+        handles, ["name"] * len(names), loc="upper left", bbox_to_anchor=(0.06 / width, 1 - 0.58 / height),
+        ncols=columns, frameon=False, fontsize=9, handlelength=1.2, borderaxespad=0.2,
+        labelcolor=[colour for _, colour in entries],
+    )  # fmt: skip
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        # Set afterwards: a legend leaves out names that begin with an underscore.
+        text.set_text(name)
+        text.set_parse_math(False)
+        text.set_fontweight("bold")
+
+
+def _training_of_several(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], smooth: bool) -> Figure:
+    """A panel for each metric, with a line for each run."""
+    shown = [(panel, series) for panel in PANELS for series in panel.series]
+    colours = [STRONG[index % len(STRONG)] for index in range(len(runs))]
+    _, rows = _legend_shape([name for name, _ in runs], 10.0)
+    height = 6.25 + _ROW * rows
+    figure = _figure(10.0, height)
+    top = 1 - (1.2 + _ROW * rows) / height
+    grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=top, bottom=0.5 / height, wspace=0.22, hspace=0.56)
+    for index, (panel, series) in enumerate(shown):
+        lines = [
+            (metrics, Series(series.metric, name, colour))
+            for (name, metrics), colour in zip(runs, colours, strict=True)
+        ]  # fmt: skip
+        axes = figure.add_subplot(grid[divmod(index, 3)])
+        _training_panel(axes, panel.title, panel.rate, lines, smooth)
+        axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=24)
+        axes.annotate(
+            series.label, xy=(0, 1), xycoords="axes fraction", xytext=(0, 10), textcoords="offset points",
+            fontsize=9, color=FAINT,
+        )  # fmt: skip
+    _legend(figure, list(zip((name for name, _ in runs), colours, strict=True)))
+    return figure
+
+
+def _training_panel(
+    axes: Axes,
+    title: str,
+    rate: bool,
+    lines: Sequence[tuple[Sequence[Mapping[str, Any]], Series]],
+    smooth: bool,
+) -> None:
+    _clean(axes)
+    for metrics, series in lines:
+        steps = [row["step"] for row in metrics]
+        values = [_number(row.get(series.metric)) for row in metrics]
+        # A marker keeps a value without neighbours visible, which a line alone would not show.
+        marker = None if smooth else "o"
+        if smooth:
+            axes.plot(steps, values, color=series.colour, linewidth=0.8, alpha=0.3, clip_on=False)
+            values = _moving_mean(values, SMOOTHED_OVER)
+        axes.plot(
+            steps, values, color=series.colour, linewidth=2, marker=marker, markersize=3.5, label=series.label,
+            clip_on=not rate, solid_capstyle="round",
+        )  # fmt: skip
+    if rate:
+        axes.set_ylim(0, 1)
+        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    # Given, since an axis has no limits of its own where no value is.
+    ends = [metrics[place]["step"] for metrics, _ in lines for place in (0, -1)]
+    margin = max(0.5, 0.04 * (max(ends) - min(ends)))
+    axes.set_xlim(min(ends) - margin, max(ends) + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlabel("training step", color=FAINT, fontsize=9)
+    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=10)
+
+
+def _legend_in_panels(figure: Figure) -> None:
+    for axes in figure.axes:
+        axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=34)
+        legend = axes.legend(
+            loc="upper left", bbox_to_anchor=(-0.02, 1.215), frameon=False, fontsize=8.5, handlelength=1.2,
+            borderaxespad=0.2, labelspacing=0.25, labelcolor="linecolor",
+        )  # fmt: skip
+        for handle in legend.get_lines():
+            handle.set_marker("")
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -179,12 +468,6 @@ def _clean(axes: Axes) -> None:
     axes.tick_params(axis="both", colors=FAINT, labelsize=9, length=0, pad=5)
 
 
-def _percent_axis(axes: Axes) -> None:
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
@@ -199,13 +482,18 @@ def _moving_mean(values: Sequence[float], width: int) -> list[float]:
 
 
 def _spread(heights: Sequence[float], least: float) -> list[float]:
-    """Move heights within 0 to 1 apart, in their order, so that labels at them do not cover each other."""
+    """Move heights apart, as little as can be, so that labels as high as ``least`` lie within 0 to 1, each clear."""
     order = sorted(range(len(heights)), key=lambda index: heights[index])
-    spread = list(heights)
-    for lower, upper in itertools.pairwise(order):
-        spread[upper] = max(spread[upper], spread[lower] + least)
-    ceiling = 1.0
-    for index in reversed(order):
-        spread[index] = min(spread[index], ceiling)
-        ceiling = spread[index] - least
+    # Less what the labels below take, the heights need only not fall: where they do, their mean stands for them.
+    blocks: list[tuple[float, int]] = []
+    for rank, index in enumerate(order):
+        blocks.append((heights[index] - rank * least, 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (lower, below), (upper, above) = blocks[-2:]
+            blocks[-2:] = [((lower * below + upper * above) / (below + above), below + above)]
+    ceiling = max(least / 2, 1 - least * (len(heights) - 0.5))
+    settled = [min(max(height, least / 2), ceiling) for height, count in blocks for _ in range(count)]
+    spread = [0.0] * len(heights)
+    for rank, index in enumerate(order):
+        spread[index] = settled[rank] + rank * least
     return spread

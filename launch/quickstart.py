@@ -24,6 +24,9 @@ from tqdm import tqdm
 
 from multi_attempt.evaluation.report import headline, read_evaluation, read_metrics
 
+BEFORE, AFTER = "before training", "after training"
+"""What the evaluation calls the two models."""
+
 _POLL_SECONDS = 0.5
 _LOG_TAIL_LINES = 40
 
@@ -56,7 +59,7 @@ def main() -> int:
         print()
         for sentence in headline(read_metrics(metrics), read_evaluation(output / "eval.json")):
             print(sentence)
-        show_dialogue(output / "eval.json")
+        show_dialogue(output / "episodes.jsonl")
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at {output / 'report.html'}")
     return 0
 
@@ -143,12 +146,13 @@ def merge_metrics(output: Path) -> Path:
 
 
 def evaluate(output: Path, toy: Path, trained: Path) -> None:
-    """Accuracy on held-out questions by attempts, before and after training."""
+    """Accuracy on held-out questions by attempts under all protocols, before and after training."""
     run(
         [
             *cli("eval"),
-            *("--model", f"before training={toy / 'model'}", "--model", f"after training={trained}"),
-            *("--data", str(toy / "heldout.parquet"), "--attempts", "5", "--output", str(output / "eval.json")),
+            *("--model", f"{BEFORE}={toy / 'model'}", "--model", f"{AFTER}={trained}"),
+            *("--data", str(toy / "heldout.parquet"), "--attempts", "5", "--protocols", "all"),
+            *("--output", str(output)),
             *("--prompts", "toy", "--max-tokens-per-attempt", "48", "--temperature", "1"),
             *("--max-prompt-length", "64", "--max-response-length", "384"),
             *("--dtype", "float32", "--engine", "enforce_eager=true", "--engine", "block_size=32"),
@@ -160,11 +164,12 @@ def evaluate(output: Path, toy: Path, trained: Path) -> None:
 
 def show_dialogue(path: Path) -> None:
     """Print the first dialogue in which the trained model mends its own mistake, if there is one."""
-    after = json.loads(path.read_text())["models"][-1]
-    for dialogue in after["dialogues"]:
-        if dialogue["stop"] == "correct" and len(dialogue["attempts"]) > 1:
+    for line in path.read_text().splitlines():
+        episode = json.loads(line)
+        told = episode["model"] == AFTER and episode["protocol"] == "oracle"
+        if told and episode["stop"] == "correct" and len(episode["attempts"]) > 1:
             print("\nA mistake mended:")
-            for message in dialogue["messages"]:
+            for message in episode["messages"]:
                 print(f"  {message['role']:>9}: {message['content']}")
             return
 

@@ -1,4 +1,4 @@
-"""The report of a run: what it says, what it refuses, and that no text of a model is read as HTML."""
+"""The report of runs: what it says, what it refuses, and that no text of a model is read as HTML."""
 
 from __future__ import annotations
 
@@ -8,72 +8,28 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pytest
+from report_files import (
+    HOSTILE,
+    PAPER_ARCHITECTURE,
+    PAPER_BENCHMARKS,
+    RIGHT,
+    WRONG,
+    attempt,
+    episode,
+    evaluation,
+    figures,
+    model,
+    paper_evaluation,
+    training_step,
+    write_run,
+)
 
-from multi_attempt.evaluation import plots, report
-
-HOSTILE = "<script>alert('x')</script> </script><img src=x onerror=alert(1)> <!-- & \u2028"
-
-
-def training_step(step: int, reward: float | None = 0.0) -> dict[str, Any]:
-    return {
-        "step": step,
-        "critic/score/mean": reward,
-        "multi_attempt/success": 0.5,
-        "multi_attempt/first_attempt_accuracy": 0.4,
-        "multi_attempt/retry_success": None,
-        "multi_attempt/repeat_rate": 0.1,
-        "perf/throughput": 100.0,
-    }
-
-
-def attempt(**changes: Any) -> dict[str, Any]:
-    return {"answer": "4", "correct": False, "well_formed": True, "truncated": False, "repeated": False, **changes}
-
-
-def dialogue(*attempts: dict[str, Any], stop: str = "exhausted", text: str = "I say 4.") -> dict[str, Any]:
-    messages = []
-    for _ in attempts:
-        messages += [{"role": "user", "content": "Try."}, {"role": "assistant", "content": text}]
-    return {
-        "question": "What is 2 times 3?",
-        "gold": "6",
-        "budget": 3,
-        "stop": stop,
-        "messages": messages,
-        "attempts": list(attempts),
-    }
-
-
-def model(name: str, accuracy: list[float], dialogues: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    return {
-        "name": name,
-        "path": "checkpoints/somewhere",
-        "accuracy": accuracy,
-        "low": [value - 0.05 for value in accuracy],
-        "high": [value + 0.05 for value in accuracy],
-        "first_attempt_accuracy": [accuracy[0]] * len(accuracy),
-        "dialogues": dialogues or [],
-    }
-
-
-def evaluation(*models: dict[str, Any], attempts: list[int] | None = None) -> dict[str, Any]:
-    return {
-        "protocol": "oracle",
-        "data": "/private/place/test.parquet",
-        "attempts": attempts or [1, 5],
-        "questions": 256,
-        "models": list(models) or [model("before", [0.401, 0.613]), model("after", [0.625, 0.93])],
-    }
-
-
-def write_run(run: Path, metrics: list[dict[str, Any]] | None = None, content: dict[str, Any] | None = None) -> Path:
-    if metrics is not None:
-        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
-    if content is not None:
-        (run / "eval.json").write_text(json.dumps(content))
-    return run
+from multi_attempt.cli import main
+from multi_attempt.evaluation import report, tables
+from multi_attempt.evaluation.comparison import compare, paper_curves
+from multi_attempt.evaluation.dialogues import outcomes, page_dialogues
+from multi_attempt.evaluation.run_files import read_episodes, read_run
 
 
 class Page(HTMLParser):
@@ -108,6 +64,9 @@ def read_page(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
+# What is said.
+
+
 def test_headline_compares_before_and_after() -> None:
     metrics = [training_step(step, -0.1 if step <= 5 else 0.62) for step in range(1, 11)]
     assert report.headline(metrics, evaluation()) == [
@@ -121,31 +80,62 @@ def test_headline_compares_before_and_after() -> None:
 def test_headline_of_little() -> None:
     assert report.headline([], None) == []
     assert report.headline([], evaluation(model("only", [0.5]), attempts=[2])) == ["Accuracy with 2 attempts: 50.0%"]
+    unmeasured = evaluation(model("before", [None, 0.5]), model("after", [0.5, 0.6]))
+    assert report.headline([], unmeasured)[1].endswith("not measured -> +10.0")
     rewards = [None, 0.1, float("nan"), 0.2, 0.3]
     metrics = [{"step": step, "critic/score/mean": reward} for step, reward in enumerate(rewards)]
     assert report.headline(metrics, None) == ["Reward: first step 0.10 -> last step 0.30"]
     assert report.headline(metrics[:2], None) == ["Reward: 0.10 (one step)"]
 
 
+def test_headline_of_many_is_the_mean_of_benchmarks() -> None:
+    entries = [model(name, [share, share + 0.1], ("a", "b")) for name, share in (("x", 0.1), ("y", 0.2), ("z", 0.3))]
+    entries[1]["results"]["oracle"]["macro"] = figures([0.45, 0.5])
+    sentences = report.headline([], evaluation(*entries, benchmarks={"a": 3, "b": 4}))
+    assert sentences[1] == "y: accuracy, mean of benchmarks, 45.0% with 1 attempt, 50.0% with 5 (+5.0 points)"
+
+
 def test_whole_report(tmp_path: Path) -> None:
-    run = write_run(tmp_path, [training_step(step, step / 20) for step in range(1, 21)], evaluation())
+    content = evaluation()
+    content["models"][0]["results"]["oracle"]["benchmarks"]["toy"]["failed"] = 3
+    run = write_run(tmp_path, [training_step(step, step / 20) for step in range(1, 21)], content, [episode(WRONG)])
     path = report.write_report(run)
     assert path == run / "report.html"
-    for name in ("training.png", "accuracy_by_attempts.png"):
-        assert (run / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("training", "accuracy_by_attempts"):
+        assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (run / f"{name}.svg").read_text()
+    # There is one benchmark and one protocol: nothing to compare them with.
+    assert not (run / "accuracy_by_benchmark.png").exists()
+    assert not (run / "protocols.png").exists()
     page = read_page(path)
-    assert "40.1% → 62.5%" in page.text
-    assert "+22.4 points" in page.text
-    assert "56.3 to 66.3%" in page.text
-    assert "/private/place" not in page.text
+    for text in ("40.1% → 62.5%", "[56.3, 66.3]", "What the model is told under oracle.", "greedy decoding"):
+        assert text in page.text
+    for text in (page.text, (run / "table.md").read_text(), (run / "table.tex").read_text()):
+        assert "before: questions that failed, left out and not counted as wrong: 3 of 256 in toy." in text
+    assert "/private/place" not in path.read_text(encoding="utf-8")
+
+
+def test_figures_of_benchmarks_and_protocols(tmp_path: Path) -> None:
+    content = paper_evaluation()
+    page = read_page(report.write_report(write_run(tmp_path / "run", content=content), output=tmp_path / "report"))
+    assert page.count("img") == 3
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        *(
+            f"{name}.{kind}"
+            for name in ("accuracy_by_attempts", "accuracy_by_benchmark", "protocols")
+            for kind in ("png", "svg")
+        ),
+        *("table.md", "table.tex", "report.html"),
+    }
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["eval.json"]
 
 
 def test_page_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
-    run = write_run(tmp_path, [training_step(1)], evaluation(model("one", [0.4, 0.5], [dialogue(attempt())])))
+    run = write_run(tmp_path, [training_step(1)], evaluation(), [episode(WRONG)])
     path = report.write_report(run)
     images = [attributes["src"] for tag, attributes in read_page(path).elements if tag == "img"]
     assert len(images) == 2
-    assert all(source and source.startswith("data:image/png;base64,") for source in images)
+    assert all(source and source.startswith("data:image/svg+xml;base64,") for source in images)
     assert not re.search(r"https?://|href=|@import|url\(", path.read_text(encoding="utf-8"))
 
 
@@ -157,59 +147,239 @@ def test_missing_file_is_left_out(tmp_path: Path, part: str) -> None:
         write_run(tmp_path, content=evaluation())
     page = read_page(report.write_report(tmp_path))
     assert page.count("img") == 1
-    assert page.count("table") == (part == "evaluation")
+    assert bool(page.count("table")) == (part == "evaluation")
     assert (tmp_path / "training.png").exists() == (part == "metrics")
-    assert "Sample dialogues" not in page.text
+    assert (tmp_path / "table.md").exists() == (part == "evaluation")
+    assert page.json == ""
 
 
-def test_nothing_to_report(tmp_path: Path) -> None:
-    with pytest.raises(report.ReportError, match=rf"{re.escape(str(tmp_path))}.*metrics\.jsonl.*eval\.json"):
-        report.write_report(tmp_path)
+# Tables.
+
+
+def test_tables_have_figures_differences_and_measures() -> None:
+    before = model("before", [0.4, 0.6], ("a", "b"))
+    after = model("after", [0.5, None], ("a", "b"))
+    section = tables.protocol_tables(evaluation(before, after, benchmarks={"a": 10, "b": 20}))[0]
+    accuracy, difference, measures = section.tables
+    assert [group.label for group in accuracy.groups] == [
+        *("mean of benchmarks", "a, 10 questions", "b, 20 questions", "all questions together"),
+    ]
+    assert accuracy.groups[0].rows[0] == ("before", [("40.0", "[35.0, 45.0]"), ("60.0", "[55.0, 65.0]")])
+    assert accuracy.groups[0].rows[1].cells[1] == ("-", "")
+    assert [row.label for row in difference.groups[0].rows] == ["after"]
+    assert [cell.value for cell in difference.groups[0].rows[0].cells] == ["+10.0", "-"]
+    found = {group.label: group.rows[0].cells for group in measures.groups}
+    assert found["right after a wrong attempt, %"] == [("-", ""), ("25.0", "")]
+    assert found["tokens generated for a question"] == [("123.5", "")] * 2
+
+
+def test_markdown_shows_text_as_it_is() -> None:
+    name = "a|b *c* <i>\n`d`"
+    text = tables.markdown(tables.protocol_tables(evaluation(model(name, [0.4, 0.6]), model("x", [0.4, 0.4]))))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert any(r"a\|b \*c\* \<i\> \`d\`" in row for row in rows)
+    # As many cells in each row of a table: label, model, and a figure for each number of attempts.
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}
+    assert "-0.0" not in text
+
+
+def test_latex_shows_text_as_it_is() -> None:
+    name = r"50% & a_b {c} \input{/etc/x} $y$ #1 ~ ^ [z] --"
+    text = tables.latex(tables.protocol_tables(evaluation(model(name, [0.4, 0.6]), model("[b]", [0.4, 0.5]))))
+    assert r"50\% \& a\_b \{c\} \textbackslash{}input\{/etc/x\} \$y\$ \#1" in text
+    assert r"\textasciitilde{} \textasciicircum{} {[}z{]} -{}-" in text
+    assert r"\quad {[}b{]} & $40.0$ {\scriptsize $[35.0, 45.0]$} & $50.0$" in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
+    plain = re.sub(r"\\[{}]", "", text)
+    assert plain.count("{") == plain.count("}")
+    for row in re.findall(r"^(?:attempts|\\quad).*$", text, re.MULTILINE):
+        assert len(re.findall(r"(?<!\\)&", row)) == 2
+        assert row.endswith(r"\\")
+
+
+# The paper's figures.
+
+
+def test_paper_is_the_reference_of_what_is_like_it() -> None:
+    content = paper_evaluation()
+    curves = paper_curves(content, "oracle")
+    assert curves["paper, multi-attempt"] == pytest.approx([0.456, 0.525, 0.517, 0.538, 0.516, 0.520, 0.524])
+    assert curves["paper, baseline"][0] == pytest.approx(0.423)
+    assert paper_curves({**content, "attempts": [2, 9]}, "oracle")["paper, baseline"] == [pytest.approx(0.432), None]
+    rows = tables.protocol_tables(content)[0].tables[0].groups[0].rows
+    assert [row.label for row in rows[-2:]] == ["paper, multi-attempt", "paper, baseline"]
+    assert [cell.value for cell in rows[-2].cells][:2] == ["45.6", "52.5"]
+
+
+def test_paper_is_no_reference_of_what_differs() -> None:
+    content = paper_evaluation()
+    assert paper_curves(content, "blind") == {}
+    assert paper_curves({**content, "benchmarks": content["benchmarks"][1:]}, "oracle") == {}
+    other = model("other", [0.4] * 7, tuple(PAPER_BENCHMARKS), architecture={**PAPER_ARCHITECTURE, "hidden_size": 896})
+    assert paper_curves({**content, "models": [other]}, "oracle") == {}
+    assert paper_curves({**content, "models": [{**other, "architecture": None}]}, "oracle") == {}
+
+
+# Several runs.
+
+
+def test_runs_are_put_side_by_side(tmp_path: Path) -> None:
+    steps = [training_step(step, step / 20) for step in range(1, 4)]
+    one = write_run(tmp_path / "one", steps, evaluation(), [episode(WRONG), episode(RIGHT, model="after")])
+    both = ("oracle", "blind")
+    content = evaluation(model("before", [0.3, 0.4], protocols=both), model("baseline", [0.2, 0.3]), protocols=both)
+    two = write_run(tmp_path / "two", steps, content, [episode(RIGHT)])
+    page = read_page(report.write_report(one, two))
+    assert (one / "report.html").exists()
+    assert not (two / "report.html").exists()
+    data = json.loads(page.json)
+    assert data["models"] == ["one: before", "after", "two: before", "baseline"]
+    shown = [(dialogue["model"], dialogue["outcomes"]) for dialogue in data["dialogues"]]
+    assert shown == [("one: before", ["never"]), ("after", ["solved-1"]), ("two: before", ["solved-1"])]
+    assert "two: before: accuracy 30.0% with 1 attempt, 40.0% with 5 (+10.0 points)" in page.text
+    assert "one: Reward: first step 0.05 → last step 0.15" in page.text
+    assert [
+        section.protocol for section in tables.protocol_tables(compare([read_run(one), read_run(two)]).evaluation or {})
+    ] == ["oracle", "blind"]
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / parent / "run", content=evaluation()) for parent in ("a", "b")]
+    found = compare([read_run(folder) for folder in folders]).evaluation
+    assert found is not None
+    assert [entry["name"] for entry in found["models"]] == [
+        *("run (1): before", "run (1): after", "run (2): before", "run (2): after")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (evaluation(model("m", [0.4]), attempts=[1]), r"'attempts' is \[1, 5\] in one but \[1\] in two"),
+        (
+            evaluation(model("m", [0.4, 0.5], ("amc23",)), benchmarks={"amc23": 40}),
+            r"'benchmarks' is .*toy.* in one but",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_compared(tmp_path: Path, other: dict[str, Any], message: str) -> None:
+    runs = [write_run(tmp_path / "one", content=evaluation()), write_run(tmp_path / "two", content=other)]
+    with pytest.raises(report.ReportError, match=message + ".*evaluate both alike"):
+        report.write_report(*runs)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(write_run(tmp_path / name, content=evaluation())) for name in ("one", "two")]
+    assert main(["report", *runs, "--output", str(tmp_path / "both")]) == 0
+    assert capsys.readouterr().out == f"Report: {tmp_path / 'both' / 'report.html'}\n"
+    assert main(["report", str(tmp_path)]) == 2
+    assert "nothing to report" in capsys.readouterr().err
+
+
+# Dialogues.
 
 
 def test_text_of_models_stays_text(tmp_path: Path) -> None:
-    hostile = dialogue(attempt(answer=HOSTILE), text=HOSTILE)
-    hostile.update(question=HOSTILE, gold=HOSTILE)
-    harmless = read_page(
-        report.write_report(write_run(tmp_path, content=evaluation(model("one", [0.4, 0.5], [dialogue(attempt())]))))
+    hostile = episode(attempt(HOSTILE), text=HOSTILE, model=HOSTILE, question=HOSTILE, gold=HOSTILE, id=HOSTILE)
+    harmless, attacked = (
+        write_run(tmp_path / name, None, evaluation(model(name, [0.4, 0.5])), [made])
+        for name, made in (("before", episode(WRONG)), (HOSTILE[:20].replace("/", ""), hostile))
     )
-    page = read_page(
-        report.write_report(write_run(tmp_path, content=evaluation(model(HOSTILE, [0.4, 0.5], [hostile]))))
-    )
-    assert [tag for tag, _ in page.elements] == [tag for tag, _ in harmless.elements]
+    write_run(attacked, content=evaluation(model(HOSTILE, [0.4, 0.5])))
+    page = read_page(report.write_report(attacked))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in read_page(report.write_report(harmless)).elements]
     embedded = json.loads(page.json)
     assert embedded["models"] == [HOSTILE]
-    shown = embedded["dialogues"][0]
-    assert [shown["question"], shown["gold"]] == [HOSTILE, HOSTILE]
-    assert [shown["attempts"][0]["content"], shown["attempts"][0]["answer"]] == [HOSTILE, HOSTILE]
-    assert "innerHTML" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    about, shown = embedded["questions"][0], embedded["dialogues"][0]
+    assert [about["question"], about["gold"], about["id"]] == [HOSTILE] * 3
+    assert [shown["attempts"][0]["content"], shown["attempts"][0]["answer"]] == [f"{HOSTILE} {HOSTILE}.", HOSTILE]
+    assert "innerHTML" not in (attacked / "report.html").read_text(encoding="utf-8")
 
 
-def test_dialogues_are_sorted_into_kinds(tmp_path: Path) -> None:
-    right = attempt(correct=True, answer="6")
-    before = [
-        dialogue(right, stop="correct"),
-        dialogue(attempt(), attempt(repeated=True), right, stop="correct"),
-        dialogue(attempt(answer=None, truncated=True, well_formed=False), stop="truncated"),
-        dialogue(attempt(), stop="truncated"),
-    ]
-    unfinished = dialogue(attempt(), attempt(), stop="aborted")
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (episode(RIGHT), ["solved-1"]),
+        (episode(WRONG, attempt(repeated=True), RIGHT), ["solved-3", "repeated"]),
+        (episode(WRONG, attempt(None, truncated=True)), ["never", "truncated"]),
+        (episode(WRONG, stop="truncated"), ["never", "truncated"]),
+        (episode(WRONG, error="TimeoutError"), ["failed"]),
+        (episode(stop="aborted"), ["failed"]),
+        # With no ground truth the last answer counts.
+        (episode(RIGHT, WRONG, protocol="blind"), ["never"]),
+        (episode(WRONG, RIGHT, WRONG, RIGHT, RIGHT, protocol="blind"), ["solved-4"]),
+        (episode(RIGHT, RIGHT, protocol="blind"), ["solved-1"]),
+    ],
+)
+def test_outcomes(made: dict[str, Any], expected: list[str]) -> None:
+    assert outcomes(made) == expected
+
+
+def embedded(run: Path, **limits: int) -> dict[str, Any]:
+    found = read_run(run)
+    return page_dialogues([found], compare([found]), **limits)
+
+
+def test_dialogues_as_they_are_shown(tmp_path: Path) -> None:
+    unfinished = episode(WRONG, WRONG, stop="aborted", error="cut off")
     unfinished["attempts"].pop()
-    content = evaluation(model("before", [0.4, 0.5], before), model("after", [0.5, 0.6], [unfinished]))
-    embedded = json.loads(read_page(report.write_report(write_run(tmp_path, content=content))).json)["dialogues"]
-    # The dialogues of both models about the first question come first.
-    assert [entry["model"] for entry in embedded] == [0, 1, 0, 0, 0]
-    assert [entry["kinds"] for entry in embedded] == [
-        ["first"],
-        ["never"],
-        ["later", "repeated"],
-        ["never", "truncated"],
-        ["never", "truncated"],
+    made = [
+        episode(attempt(None, truncated=True, well_formed=False, repeated=True), model="after", id="q2"),
+        unfinished,
+        episode(WRONG, RIGHT, model="after", id="q10"),
+        episode(WRONG, RIGHT, id="q2"),
     ]
-    assert [entry["verdicts"] for entry in embedded[2]["attempts"]] == [["wrong"], ["wrong", "repeated"], ["right"]]
-    assert embedded[3]["attempts"][0]["verdicts"] == ["wrong", "truncated", "not in the format"]
-    assert [entry["verdicts"] for entry in embedded[1]["attempts"]] == [["wrong"], ["not graded"]]
-    assert embedded[0]["attempts"][0]["told"] == [{"role": "user", "content": "Try."}]
+    data = embedded(write_run(tmp_path, None, evaluation(), made))
+    about = [data["questions"][dialogue["question"]]["id"] for dialogue in data["dialogues"]]
+    assert list(zip(about, (dialogue["model"] for dialogue in data["dialogues"]), strict=True)) == [
+        *(("q0", "before"), ("q2", "before"), ("q2", "after"), ("q10", "after")),
+    ]
+    verdicts = [[one["verdicts"] for one in dialogue["attempts"]] for dialogue in data["dialogues"]]
+    assert verdicts[:3] == [
+        *([["wrong"], ["not graded"]], [["wrong"], ["right"]]),
+        [["wrong", "repeated", "truncated", "not in the format"]],
+    ]
+    # What the model was told is kept once.
+    assert sorted(data["texts"]) == ["That was wrong. Try again.", "What is 2 times 3?"]
+    role, text = data["dialogues"][1]["attempts"][1]["told"][0]
+    assert (role, data["texts"][text]) == ("user", "That was wrong. Try again.")
+
+
+def test_dialogues_that_do_not_fit_are_left_out_by_question(tmp_path: Path) -> None:
+    made = [
+        episode(RIGHT, model=name, benchmark=benchmark, id=f"q{number}", text="word " * 100)
+        for name in ("before", "after")
+        for benchmark, count in (("large", 30), ("small", 4))
+        for number in range(count)
+    ]
+    content = evaluation(
+        *(model(name, [0.4, 0.5], ("large", "small")) for name in ("before", "after")),
+        benchmarks={"large": 30, "small": 4},
+    )
+    run = write_run(tmp_path, None, content, made)
+    data = embedded(run, limit=15_000)
+    assert (data["total"], data["all_questions"]) == (68, 34)
+    chosen = [question["benchmark"] for question in data["questions"]]
+    assert 4 < len(chosen) < 14
+    # One of each benchmark in turn; with each question all that is about it.
+    assert abs(chosen.count("large") - chosen.count("small")) <= 1
+    assert len(data["dialogues"]) == 2 * len(chosen)
+    assert len(json.dumps(data)) < 16_000
+    assert data["questions"] == embedded(write_run(tmp_path, None, content, made[::-1]), limit=15_000)["questions"]
+    assert len(embedded(run)["dialogues"]) == 68
+
+
+def test_page_says_how_many_dialogues_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [episode(WRONG, id=f"q{number}", text="word " * 100) for number in range(10)]
+    run = write_run(tmp_path, None, evaluation(), made)
+    assert "10 of 10 dialogues are on this page." in " ".join(read_page(report.write_report(run)).text.split())
+
+    monkeypatch.setattr(report, "page_dialogues", lambda runs, comparison: page_dialogues(runs, comparison, 3_000))
+    text = " ".join(read_page(report.write_report(run)).text.split())
+    assert re.search(r"[34] of 10 dialogues are on this page: all about [34] of 10 questions", text)
+
+
+# Files.
 
 
 def test_steps_are_ordered_and_the_last_of_a_step_counts(tmp_path: Path) -> None:
@@ -217,6 +387,21 @@ def test_steps_are_ordered_and_the_last_of_a_step_counts(tmp_path: Path) -> None
     rows = [validation, training_step(2, 0.2), training_step(3, 0.3), training_step(1, 0.1), training_step(3, 0.9)]
     metrics = report.read_metrics(write_run(tmp_path, rows) / "metrics.jsonl")
     assert [(row["step"], row["critic/score/mean"]) for row in metrics] == [(1, 0.1), (2, 0.2), (3, 0.9)]
+
+
+def test_last_line_of_an_episode_counts_and_half_of_one_does_not(tmp_path: Path) -> None:
+    made = [episode(WRONG, error="lost"), episode(WRONG, id="q1"), episode(RIGHT)]
+    path = write_run(tmp_path, episodes=made) / "episodes.jsonl"
+    half = json.dumps(episode(RIGHT, id="q2", question="ä"), ensure_ascii=False).encode()
+    path.write_bytes(path.read_bytes() + half[: half.index("ä".encode()) + 1])
+    found = read_episodes(path)
+    assert [key.id for key in found.places] == ["q1", "q0"]
+    assert [found.read(key)["stop"] for key in found.places] == ["exhausted", "correct"]
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(report.ReportError, match=rf"{re.escape(str(tmp_path))}.*metrics\.jsonl.*eval\.json"):
+        report.write_report(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -242,26 +427,8 @@ def test_metrics_without_training(tmp_path: Path) -> None:
         report.write_report(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "message"),
-    [
-        (("protocol",), None, "'protocol' is missing"),
-        (("questions",), "many", "'questions' is 'many', expected a whole number"),
-        (("attempts",), [5, 1], r"'attempts' is \[5, 1\]"),
-        (("models",), [], "'models' is empty"),
-        (("models", 1, "low"), None, r"'models\[1\]\.low' is missing"),
-        (("models", 1, "low"), [0.1], r"'models\[1\]\.low' has 1 values for 2"),
-        (("models", 1, "low"), [0.1, "b"], r"'models\[1\]\.low\[1\]' is 'b', expected a number"),
-        (("models", 1, "high"), [62.5, 93.0], r"'models\[1\]\.high' .* expected shares"),
-        (("models", 0, "dialogues", 0, "gold"), None, r"'models\[0\]\.dialogues\[0\]\.gold' is missing"),
-        (("models", 0, "dialogues", 0, "stop"), "won", r"dialogues\[0\]\.stop' is 'won'"),
-        (("models", 0, "dialogues", 0, "messages"), [], r"attempts' has 1 entries for 0 assistant messages"),
-        (("models", 0, "dialogues", 0, "attempts", 0, "correct"), 1, r"attempts\[0\]\.correct' is 1, expected true"),
-        (("models", 0, "dialogues", 0, "attempts", 0, "answer"), None, r"attempts\[0\]\.answer' is missing"),
-    ],
-)
-def test_bad_evaluation_is_located(tmp_path: Path, place: tuple[Any, ...], value: Any, message: str) -> None:
-    content = evaluation(model("before", [0.4, 0.6], [dialogue(attempt())]), model("after", [0.5, 0.9]))
+def broken(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    """With another value at this place, or without it where that is None."""
     target: Any = content
     for key in place[:-1]:
         target = target[key]
@@ -269,27 +436,65 @@ def test_bad_evaluation_is_located(tmp_path: Path, place: tuple[Any, ...], value
         del target[place[-1]]
     else:
         target[place[-1]] = value
-    write_run(tmp_path, content=content)
+    return content
+
+
+RESULTS = ("models", 1, "results", "oracle")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("protocols",), None, "'protocols' is missing"),
+        (("protocols",), {}, "'protocols' is {}, expected at least one"),
+        (("benchmarks", 0, "questions"), "many", r"'benchmarks\[0\]\.questions' is 'many', expected a whole number"),
+        (("attempts",), [5, 1], r"'attempts' is \[5, 1\]"),
+        (("samples",), True, "'samples' is True, expected a whole number"),
+        (("models",), [], r"'models' is \[\]"),
+        (("models", 0, "name"), "after", "'models' is .*different names"),
+        (("models", 1, "architecture"), 3, r"'models\[1\]\.architecture' is 3, expected an object"),
+        (("models", 1, "results"), {"guess": {}}, r"'models\[1\]\.results\.guess' .* expected results of 'protocols'"),
+        ((*RESULTS, "macro", "low"), None, r"'models\[1\]\.results\.oracle\.macro\.low' is missing"),
+        ((*RESULTS, "macro", "low"), [0.1], r"oracle\.macro\.low' has 1 values for 2 'attempts'"),
+        ((*RESULTS, "macro", "low"), [0.1, "b"], r"macro\.low\[1\]' is 'b', expected a number"),
+        ((*RESULTS, "weighted", "high"), [0.5, 93.0], r"weighted\.high\[1\]' is 93\.0, expected a share"),
+        ((*RESULTS, "benchmarks"), {"other": {}}, r"oracle\.benchmarks' .* expected an entry for each of 'benchmarks'"),
+        ((*RESULTS, "macro", "measures"), {"x": [1, -1]}, r"measures\.x\[1\]' is -1, expected a number from 0"),
+        (("models", 0, "scores", "oracle", "toy", "q3"), [1], r"scores\.oracle\.toy\.q3' has 1 values for 2"),
+    ],
+)
+def test_bad_evaluation_is_located(tmp_path: Path, place: tuple[Any, ...], value: Any, message: str) -> None:
+    write_run(tmp_path, content=broken(evaluation(), place, value))
     with pytest.raises(report.ReportError, match=rf"eval\.json: .*{message}"):
         report.write_report(tmp_path)
 
 
 def test_evaluation_that_is_not_json(tmp_path: Path) -> None:
-    (tmp_path / "eval.json").write_text('{"protocol": "oracle",\n"data": }')
+    (tmp_path / "eval.json").write_text('{"attempts": [1],\n"models": }')
     with pytest.raises(report.ReportError, match=r"eval\.json, line 2: not JSON"):
         report.write_report(tmp_path)
 
 
-def test_figures_of_odd_runs_leave_matplotlib_alone(tmp_path: Path) -> None:
-    settings = dict(matplotlib.rcParams)
-    plots.training_curves([training_step(1, None)], tmp_path / "one_step.png")
-    many = [model(f"a model with a long name, number {number}$", [0.5]) for number in range(5)]
-    plots.accuracy_by_attempts(evaluation(*many, attempts=[3]), tmp_path / "one_budget.png")
-    assert dict(matplotlib.rcParams) == settings
-    assert (tmp_path / "one_step.png").stat().st_size > 1000
-    assert (tmp_path / "one_budget.png").stat().st_size > 1000
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("gold",), None, "'gold' is missing"),
+        (("stop",), "won", "'stop' is 'won', expected one of"),
+        (("messages",), [], r"'attempts' is .* expected at most an entry for each of the 0 assistant messages"),
+        (("messages", 0, "content"), 3, r"'messages\[0\]\.content' is 3, expected a text"),
+        (("attempts", 0, "correct"), 1, r"'attempts\[0\]\.correct' is 1, expected true or false"),
+        (("attempts", 0, "answer"), None, r"'attempts\[0\]\.answer' is missing"),
+        (("budget",), "3", "'budget' is '3', expected a whole number"),
+    ],
+)
+def test_bad_episodes_are_located(tmp_path: Path, place: tuple[Any, ...], value: Any, message: str) -> None:
+    write_run(tmp_path, None, evaluation(), [episode(WRONG), broken(episode(WRONG), place, value)])
+    with pytest.raises(report.ReportError, match=rf"episodes\.jsonl, line 2: the field {message}"):
+        report.write_report(tmp_path)
 
 
-def test_labels_are_moved_apart_within_the_axes() -> None:
-    heights = plots._spread([0.97, 0.95, 0.2], least=0.1)
-    assert heights == pytest.approx([1.0, 0.9, 0.2])
+def test_episodes_that_are_not_json(tmp_path: Path) -> None:
+    path = write_run(tmp_path, None, evaluation(), [episode(WRONG)]) / "episodes.jsonl"
+    path.write_text("{half\n" + path.read_text())
+    with pytest.raises(report.ReportError, match=r"episodes\.jsonl, line 1: not JSON"):
+        report.write_report(tmp_path)

@@ -1,0 +1,129 @@
+"""Several runs put side by side as if they were one evaluation, and the paper's curve where it can be compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multi_attempt.evaluation.run_files import ReportError, Run
+
+MAIN_PROTOCOL = "oracle"
+"""The protocol of the paper."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What some runs say together.
+
+    Attributes:
+        runs: names of the runs' folders, all different.
+        evaluation: as the content of one ``eval.json``, with the models of all runs; None where no run has one.
+        shown_names: of the models, by run and the name in its files.
+        temperatures: in words, what the runs sampled with.
+    """
+
+    runs: list[str]
+    evaluation: dict[str, Any] | None
+    shown_names: dict[tuple[int, str], str]
+    temperatures: str
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Put runs side by side. Models of the same name are told apart by their runs' names.
+
+    Raises:
+        ReportError: the runs allowed other attempts or are of other benchmarks.
+    """
+    names = _distinct([run.name for run in runs])
+    models = [(index, name) for index, run in enumerate(runs) for name in _models_of(run)]
+    clashes = Counter(name for _, name in models)
+    shown = {(index, name): f"{names[index]}: {name}" if clashes[name] > 1 else name for index, name in models}
+    evaluated = [(index, run.evaluation) for index, run in enumerate(runs) if run.evaluation]
+    if not evaluated:
+        return Comparison(names, None, shown, "")
+    first_index, first = evaluated[0]
+    for index, other in evaluated[1:]:
+        _must_agree(first, other, names[first_index], names[index])
+    protocols = {name: text for _, evaluation in reversed(evaluated) for name, text in evaluation["protocols"].items()}
+    order = dict.fromkeys(name for _, evaluation in evaluated for name in evaluation["protocols"])
+    merged = {
+        **first,
+        "protocols": {name: protocols[name] for name in order},
+        "models": [
+            {**model, "name": shown[index, model["name"]]}
+            for index, evaluation in evaluated
+            for model in evaluation["models"]
+        ],
+    }
+    settings = {_temperatures(evaluation): names[index] for index, evaluation in reversed(evaluated)}
+    words = [text if len(settings) == 1 else f"{name}: {text}" for text, name in reversed(settings.items())]
+    return Comparison(names, merged, shown, "; ".join(words))
+
+
+def main_protocol(evaluation: Mapping[str, Any]) -> str:
+    """The protocol that the main figure and the headline are about: the paper's, or the first that has results."""
+    found = [
+        name for name in evaluation["protocols"] if any(name in model["results"] for model in evaluation["models"])
+    ]
+    return MAIN_PROTOCOL if MAIN_PROTOCOL in found else found[0]
+
+
+def paper_curves(evaluation: Mapping[str, Any], protocol: str) -> dict[str, list[float | None]]:
+    """The paper's curves, by name and aligned with ``attempts``; none where the evaluation is not of the same kind."""
+    paper = yaml.safe_load((Path(__file__).parent / "paper.yaml").read_text(encoding="utf-8"))
+    same_benchmarks = {benchmark["name"] for benchmark in evaluation["benchmarks"]} == set(paper["benchmarks"])
+    same_model = any(
+        model["architecture"] is not None
+        and all(model["architecture"].get(name) == value for name, value in paper["architecture"].items())
+        for model in evaluation["models"]
+    )
+    if protocol != paper["protocol"] or not same_benchmarks or not same_model:
+        return {}
+    curves = {name: dict(zip(paper["attempts"], values, strict=True)) for name, values in paper["curves"].items()}
+    return {
+        name: [curve[allowed] / 100 if allowed in curve else None for allowed in evaluation["attempts"]]
+        for name, curve in curves.items()
+    }
+
+
+def _must_agree(first: Mapping[str, Any], other: Mapping[str, Any], name: str, other_name: str) -> None:
+    def benchmarks(evaluation: Mapping[str, Any]) -> list[str]:
+        return sorted(benchmark["name"] for benchmark in evaluation["benchmarks"])
+
+    for field, value, other_value in (
+        ("attempts", first["attempts"], other["attempts"]),
+        ("benchmarks", benchmarks(first), benchmarks(other)),
+    ):
+        if value != other_value:
+            raise ReportError(
+                f"the runs cannot be put side by side: '{field}' is {value} in {name} but {other_value} in "
+                f"{other_name}; evaluate both alike (multi-attempt eval), or report each by itself"
+            )
+
+
+def _models_of(run: Run) -> list[str]:
+    evaluated = [model["name"] for model in run.evaluation["models"]] if run.evaluation else []
+    # An evaluation under way has episodes of models that are not in eval.json yet.
+    return list(dict.fromkeys([*evaluated, *(key.model for key in (run.episodes.places if run.episodes else ()))]))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    return [
+        f"{name} ({names[: index + 1].count(name)})" if names.count(name) > 1 else name
+        for index, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def _temperatures(evaluation: Mapping[str, Any]) -> str:
+    temperature = evaluation["temperature"]
+    words = "greedy decoding" if temperature == 0 else f"temperature {temperature:g}"
+    if evaluation["samples"] > 1:
+        words += f", {evaluation['samples']} samples a question"
+    if {"independent", "majority"} & set(evaluation["protocols"]):
+        words += f", independent samples at temperature {evaluation['sampling_temperature']:g}"
+    return words

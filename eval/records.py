@@ -1,0 +1,137 @@
+"""The files of an evaluation: what was asked, every episode as it ends, and the figures.
+
+``run.json`` says what the episodes of ``episodes.jsonl`` depend on; ``eval.json`` has the figures made of them. A run
+that was killed loses the episodes under way, and goes on with the others where it is started again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from multi_attempt.evaluation.protocols import Kind, Outcome, Played
+from multi_attempt.evaluation.run_files import EPISODES_FILE, EVALUATION_FILE
+
+SETTINGS_FILE = "run.json"
+
+
+class Place(NamedTuple):
+    """Which episode: of which model, on which question, of which kind."""
+
+    model: str
+    benchmark: str
+    question: str
+    kind: Kind
+
+
+class Records:
+    """The folder of an evaluation, open for writing by one process at a time.
+
+    Args:
+        folder: made if it is not there.
+        settings: what all episodes depend on.
+        models: for each model what tells its weights from others.
+
+    Raises:
+        ValueError: the folder's episodes were made with other settings, or of other weights under the same name, or
+            another process writes to it.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], models: Mapping[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._file = (folder / EPISODES_FILE).open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise ValueError(f"--output = {str(folder)!r}: another evaluation is writing there") from error
+        try:
+            self._check(json.loads(json.dumps({**settings, "models": dict(models)})))
+            self.rows = self._read()
+        except ValueError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def played(self) -> dict[Place, Played]:
+        """The episodes that ended, without those that failed."""
+        return {place: _played(row) for place, row in self.rows.items() if not row["error"]}
+
+    def add(self, place: Place, row: Mapping[str, Any]) -> None:
+        """Append an episode; it is in the file when this returns."""
+        line = {
+            **{"model": place.model, "benchmark": place.benchmark, "id": place.question},
+            **{"protocol": place.kind.protocol, "budget": place.kind.budget, "sample": place.kind.sample},
+            **row,
+        }
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+        self.rows[place] = line
+
+    def write_figures(self, figures: Mapping[str, Any]) -> Path:
+        """Write ``eval.json``."""
+        return _write(self.folder / EVALUATION_FILE, figures)
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        path = self.folder / SETTINGS_FILE
+        known = json.loads(path.read_text()) if path.is_file() else {"models": {}}
+        for name, value in settings.items():
+            if name != "models" and known.get(name, value) != value:
+                raise ValueError(
+                    f"--output = {str(self.folder)!r} was made with {name} = {known[name]!r}, not {value!r}; "
+                    "name another folder, or --restart to begin anew there"
+                )
+        for name, digest in settings["models"].items():
+            if known["models"].get(name, digest) != digest:
+                raise ValueError(
+                    f"--output = {str(self.folder)!r} holds episodes of a model called {name!r} with other weights; "
+                    "name another folder or call it otherwise (--model NAME=PATH), or --restart to begin anew there"
+                )
+        _write(path, {**settings, "models": {**known["models"], **settings["models"]}})
+
+    def _read(self) -> dict[Place, dict[str, Any]]:
+        """The episodes so far; a line that a killed run left half-written is cut off."""
+        self._file.seek(0)
+        rows, whole = {}, 0
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            try:
+                row = json.loads(line)
+                kind = Kind(row["protocol"], row["budget"], row["sample"])
+                rows[Place(row["model"], row["benchmark"], row["id"], kind)] = row
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"{self.folder / EPISODES_FILE}, line {number}: not an episode ({error!r})") from error
+        self._file.truncate(whole)
+        return rows
+
+
+def outcomes(attempts: tuple[Outcome, ...]) -> list[dict[str, Any]]:
+    """Attempts as they stand in a row."""
+    return [asdict(attempt) for attempt in attempts]
+
+
+def _played(row: Mapping[str, Any]) -> Played:
+    return Played(tuple(Outcome(**attempt) for attempt in row["attempts"]), truncated=row["stop"] == "truncated")
+
+
+def _write(path: Path, content: Any) -> Path:
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+    return path

@@ -1,0 +1,309 @@
+"""A run's files, read and checked: a mistake is reported with its place instead of ending in a broken page.
+
+run = read_run(Path("outputs/quickstart"))
+run.metrics, run.evaluation, run.episodes        # each empty or None where the run has no such file
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+METRICS_FILE = "metrics.jsonl"
+EVALUATION_FILE = "eval.json"
+EPISODES_FILE = "episodes.jsonl"
+
+TRAINING_METRICS = (
+    "critic/score/mean",
+    "multi_attempt/success",
+    "multi_attempt/first_attempt_accuracy",
+    "multi_attempt/retry_success",
+    "multi_attempt/repeat_rate",
+)
+"""The metrics of training that are reported."""
+
+_STOPS = ("correct", "exhausted", "truncated", "aborted")
+_WORDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+_ROUNDING = 1e-9  # a mean of ones may exceed one by so little
+
+
+class ReportError(ValueError):
+    """A run's files are missing or not as expected; the message names the file, the place in it and the field."""
+
+
+class EpisodeKey(NamedTuple):
+    """What tells one episode of an evaluation from another."""
+
+    model: str
+    benchmark: str
+    id: str
+    protocol: str
+    budget: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class EpisodeFile:
+    """The checked episodes of an ``episodes.jsonl``, which may be larger than memory: where each of them is.
+
+    Attributes:
+        path: the file.
+        places: offset and length in bytes of each episode's line.
+    """
+
+    path: Path
+    places: Mapping[EpisodeKey, tuple[int, int]]
+
+    def read(self, key: EpisodeKey) -> dict[str, Any]:
+        """The episode of this key."""
+        offset, length = self.places[key]
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            episode: dict[str, Any] = json.loads(file.read(length))
+        return episode
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder holds.
+
+    Attributes:
+        name: of the folder.
+        metrics: the training steps in order; empty without ``metrics.jsonl``.
+        evaluation: the content of ``eval.json``, if it is there.
+        episodes: of ``episodes.jsonl``, if it is there.
+    """
+
+    name: str
+    metrics: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None
+    episodes: EpisodeFile | None
+
+
+def read_run(folder: Path) -> Run:
+    """Read and check the files of a run.
+
+    Raises:
+        ReportError: there is neither ``metrics.jsonl`` nor ``eval.json``, or a file is malformed.
+    """
+    metrics, evaluation, episodes = (folder / name for name in (METRICS_FILE, EVALUATION_FILE, EPISODES_FILE))
+    if not metrics.is_file() and not evaluation.is_file():
+        raise ReportError(
+            f"nothing to report in {folder}: expected {METRICS_FILE} (written by training), "
+            f"{EVALUATION_FILE} (written by evaluation) or both"
+        )
+    return Run(
+        name=folder.resolve().name,
+        metrics=read_metrics(metrics) if metrics.is_file() else [],
+        evaluation=read_evaluation(evaluation) if evaluation.is_file() else None,
+        episodes=read_episodes(episodes) if episodes.is_file() else None,
+    )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the training steps of a ``metrics.jsonl``, in order.
+
+    Lines with none of the metrics reported are left out (a step that only validated). Where a step is there more than
+    once, as after resuming from a checkpoint, the last counts.
+
+    Raises:
+        ReportError: a line is malformed, or no training step is left.
+    """
+    steps: dict[float, dict[str, Any]] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        row = _parsed(line, f"{path}, line {number}")
+        step = row["step"].get(float)
+        if not any(metric in row.get(dict) for metric in TRAINING_METRICS):
+            continue
+        for metric in TRAINING_METRICS:
+            row[metric].get(float, or_null=True)
+        steps[step] = row.value
+    if not steps:
+        raise ReportError(f"{path}: no training step, that is no line with {TRAINING_METRICS[0]!r}")
+    return [steps[step] for step in sorted(steps)]
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Read and check an ``eval.json``.
+
+    Raises:
+        ReportError: it is malformed.
+    """
+    root = _parsed(path.read_bytes(), str(path))
+    attempts = [entry.get(int) for entry in root["attempts"]]
+    if not attempts or attempts != sorted(set(attempts)) or attempts[0] < 1:
+        raise root["attempts"].error("one or more rising numbers from 1")
+    for name in ("temperature", "sampling_temperature"):
+        root[name].get(float)
+    root["samples"].get(int)
+    for benchmark in root["benchmarks"]:
+        benchmark["questions"].get(int)
+    benchmarks = _names(root["benchmarks"])
+    for _, sentence in root["protocols"].items():
+        sentence.get(str)
+    if not root["protocols"].value:
+        raise root["protocols"].error("at least one protocol")
+    _names(root["models"])
+    for model in root["models"]:
+        _check_model(model, list(root["protocols"].value), benchmarks, len(attempts))
+    evaluation: dict[str, Any] = root.value
+    return evaluation
+
+
+def read_episodes(path: Path) -> EpisodeFile:
+    """Check the episodes of an ``episodes.jsonl`` and note where each is.
+
+    A line is superseded by a later one of the same key. A last line that was half-written is left out.
+
+    Raises:
+        ReportError: another line is malformed.
+    """
+    places: dict[EpisodeKey, tuple[int, int]] = {}
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            offset += len(line)
+            if not line.strip():
+                continue
+            try:
+                episode = _parsed(line, f"{path}, line {number}")
+            except ReportError:
+                if line.endswith(b"\n"):
+                    raise
+                break  # the run was killed while it wrote this
+            key = _check_episode(episode)
+            # As a run would find it again, the order is of when the episode was last written.
+            places.pop(key, None)
+            places[key] = (offset - len(line), len(line))
+    return EpisodeFile(path, places)
+
+
+class _Node:
+    """A value within a JSON document that knows its place there, for the errors about it."""
+
+    def __init__(self, value: Any, place: str, name: str = "") -> None:
+        self.value, self._place, self._name = value, place, name
+
+    def get(self, kind: type, *, or_null: bool = False) -> Any:
+        """The value, if it is of this kind."""
+        if or_null and self.value is None:
+            return None
+        # To Python a bool is an int, and JSON writes whole floats as ints.
+        fits = isinstance(self.value, (int, float) if kind is float else kind)
+        if not fits or (isinstance(self.value, bool) and kind is not bool):
+            raise self.error(_WORDS[kind])
+        return self.value
+
+    def __getitem__(self, name: str) -> _Node:
+        if name not in self.get(dict):
+            raise ReportError(f"{self._place}: the field '{self._within(name)}' is missing")
+        return _Node(self.value[name], self._place, self._within(name))
+
+    def __iter__(self) -> Iterator[_Node]:
+        return (
+            _Node(value, self._place, f"{self._name}[{index}]") for index, value in enumerate(self.get(list))
+        )  # fmt: skip
+
+    def items(self) -> Iterator[tuple[str, _Node]]:
+        """The fields of an object."""
+        return ((name, _Node(value, self._place, self._within(name))) for name, value in self.get(dict).items())
+
+    def error(self, expected: str) -> ReportError:
+        """The error that this value is not what was expected."""
+        what = f"the field '{self._name}'" if self._name else "the content"
+        return ReportError(f"{self._place}: {what} is {self.value!r:.80}, expected {expected}")
+
+    def numbers(self, count: int, most: float = math.inf) -> None:
+        """Check that this is a list of so many numbers from 0 to ``most``, or nulls."""
+        if len(self.get(list)) != count:
+            raise ReportError(
+                f"{self._place}: the field '{self._name}' has {len(self.value)} values for {count} 'attempts'"
+            )
+        for entry in self:
+            value = entry.get(float, or_null=True)
+            if value is not None and not (math.isfinite(value) and -_ROUNDING <= value <= most + _ROUNDING):
+                raise entry.error("a share from 0 to 1, or null" if most == 1 else "a number from 0, or null")
+
+    def _within(self, name: str) -> str:
+        return f"{self._name}.{name}" if self._name else name
+
+
+def _parsed(text: bytes, place: str) -> _Node:
+    try:
+        node = _Node(json.loads(text), place)
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{place}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if ", line " not in place else ""
+        raise ReportError(f"{place}{line}: not JSON ({error.msg} at column {error.colno})") from error
+    node.get(dict)
+    return node
+
+
+def _names(records: _Node) -> list[str]:
+    names: list[str] = [record["name"].get(str) for record in records]
+    if not names or len(set(names)) < len(names):
+        raise records.error("one or more, of different names")
+    return names
+
+
+def _check_model(model: _Node, protocols: list[str], benchmarks: list[str], count: int) -> None:
+    model["architecture"].get(dict, or_null=True)
+    model["failed"].get(int)
+    if not model["results"].get(dict):
+        raise model["results"].error("the results of at least one protocol")
+    for protocol, results in model["results"].items():
+        if protocol not in protocols:
+            raise results.error(f"results of 'protocols' only, that is of {protocols}")
+        if set(results["benchmarks"].get(dict)) != set(benchmarks):
+            raise results["benchmarks"].error(f"an entry for each of 'benchmarks', that is {benchmarks}")
+        for _, figures in results["benchmarks"].items():
+            _check_figures(figures, count)
+        for name in ("macro", "weighted"):
+            _check_figures(results[name], count)
+    for _, by_benchmark in model["scores"].items():
+        for _, by_question in by_benchmark.items():
+            for _, scores in by_question.items():
+                scores.numbers(count, most=1)
+
+
+def _check_figures(figures: _Node, count: int) -> None:
+    for name in ("questions", "failed"):
+        figures[name].get(int)
+    for name in ("accuracy", "low", "high"):
+        figures[name].numbers(count, most=1)
+    for _, values in figures["measures"].items():
+        values.numbers(count)
+
+
+def _check_episode(episode: _Node) -> EpisodeKey:
+    for name in ("question", "gold", "error"):
+        episode[name].get(str)
+    if episode["stop"].get(str) not in _STOPS:
+        raise episode["stop"].error(f"one of {_STOPS}")
+    roles = []
+    for message in episode["messages"]:
+        message["content"].get(str)
+        roles.append(message["role"].get(str))
+    for attempt in episode["attempts"]:
+        attempt["answer"].get(str, or_null=True)
+        attempt["tokens"].get(int)
+        for name in ("correct", "well_formed", "truncated", "repeated"):
+            attempt[name].get(bool)
+    responses = roles.count("assistant")
+    if responses < len(episode["attempts"].value):
+        raise episode["attempts"].error(f"at most an entry for each of the {responses} assistant messages")
+    return EpisodeKey(*(episode[name].get(int if name in ("budget", "sample") else str) for name in EpisodeKey._fields))

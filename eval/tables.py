@@ -1,0 +1,286 @@
+"""The tables of an evaluation: accuracy, differences and measures, as Markdown and as LaTeX.
+
+sections = protocol_tables(evaluation)
+Path("table.tex").write_text(latex(sections))
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from multi_attempt.evaluation.comparison import paper_curves
+from multi_attempt.evaluation.statistics import MACRO, WEIGHTED, difference
+
+MEASURES = {
+    "first_attempt_accuracy": ("right at the first attempt, %", 100),
+    "right_after_wrong": ("right after a wrong attempt, %", 100),
+    "wrong_after_right": ("wrong after a right attempt, %", 100),
+    "repeat_rate": ("attempts that repeat a wrong answer, %", 100),
+    "format_rate": ("attempts in the format asked for, %", 100),
+    "truncation_rate": ("episodes cut by a length limit, %", 100),
+    "attempts_used": ("attempts used", 1),
+    "tokens_used": ("tokens generated for a question", 1),
+    "tokens_per_solved": ("tokens generated for a solved question", 1),
+}
+"""The measures in words, and what their values are multiplied by."""
+
+_NOTHING = "-"
+"""Shown where nothing was measured."""
+
+
+class Cell(NamedTuple):
+    """A value, and its interval where it has one."""
+
+    value: str
+    interval: str = ""
+
+
+class Row(NamedTuple):
+    """A row: of a model, or of the paper."""
+
+    label: str
+    cells: list[Cell]
+
+
+class Group(NamedTuple):
+    """Rows that belong together: of one benchmark, or of one measure."""
+
+    label: str
+    rows: list[Row]
+
+
+class Table(NamedTuple):
+    """A table with a column for each number of attempts."""
+
+    title: str
+    note: str
+    columns: list[int]
+    groups: list[Group]
+
+
+class ProtocolTables(NamedTuple):
+    """What an evaluation found under one protocol.
+
+    Attributes:
+        protocol: its name.
+        information: what the model is told under it, in a sentence.
+        failed: sentences on the questions that failed and so are left out.
+        tables: accuracy first.
+    """
+
+    protocol: str
+    information: str
+    failed: list[str]
+    tables: list[Table]
+
+
+def protocol_tables(evaluation: Mapping[str, Any]) -> list[ProtocolTables]:
+    """The tables of an evaluation (the content of ``eval.json``), a section for each protocol."""
+    sections = []
+    for protocol, information in evaluation["protocols"].items():
+        models = [model for model in evaluation["models"] if protocol in model["results"]]
+        if not models:
+            continue
+        tables = [
+            _accuracy(evaluation, protocol, models),
+            *_differences(evaluation, protocol, models),
+            *_measures(evaluation, protocol, models),
+        ]
+        sections.append(ProtocolTables(protocol, information, list(_failed(evaluation, protocol, models)), tables))
+    return sections
+
+
+def markdown(sections: Sequence[ProtocolTables]) -> str:
+    """The tables in GitHub's Markdown."""
+    parts = ["# Evaluation\n"]
+    for section in sections:
+        parts.append(f"## {_markdown_text(section.protocol)}\n\n{_markdown_text(section.information)}\n")
+        parts += [f"{_markdown_text(sentence)}\n" for sentence in section.failed]
+        for table in section.tables:
+            parts.append(f"### {_markdown_text(table.title)}\n\n{table.note}\n\n{_markdown_table(table)}\n")
+    return "\n".join(parts)
+
+
+def latex(sections: Sequence[ProtocolTables]) -> str:
+    """The tables in LaTeX, to be read in with ``\\input``."""
+    parts = ["% Needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"]
+    for section in sections:
+        for table in section.tables:
+            parts.append(_latex_table(section, table))
+    return "\n".join(parts)
+
+
+def benchmark_groups(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The groups of benchmarks that figures are given of, each by key and in words; both means only of several."""
+    benchmarks = [(one["name"], f"{one['name']}, {one['questions']} questions") for one in evaluation["benchmarks"]]
+    if len(benchmarks) == 1:
+        return benchmarks
+    return [(MACRO, "mean of benchmarks"), *benchmarks, (WEIGHTED, "all questions together")]
+
+
+def figures_of(model: Mapping[str, Any], protocol: str, group: str) -> dict[str, Any]:
+    """A model's figures for a benchmark, or for one of the means over them."""
+    results = model["results"][protocol]
+    figures: dict[str, Any] = results[group] if group in (MACRO, WEIGHTED) else results["benchmarks"][group]
+    return figures
+
+
+def _accuracy(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Mapping[str, Any]]) -> Table:
+    groups = []
+    for key, words in benchmark_groups(evaluation):
+        rows = []
+        for model in models:
+            figures = figures_of(model, protocol, key)
+            rows.append(Row(model["name"], _cells(figures["accuracy"], figures["low"], figures["high"], _percent)))
+        if key == MACRO:
+            for name, values in paper_curves(evaluation, protocol).items():
+                rows.append(Row(name, [Cell(_percent(value)) for value in values]))
+        groups.append(Group(words, rows))
+    note = "Percent of questions, by the attempts allowed; in brackets the 95% interval."
+    return Table(f"Accuracy, {protocol}", note, evaluation["attempts"], groups)
+
+
+def _differences(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    first = models[0]
+    scored = [model for model in models[1:] if protocol in model["scores"]]
+    if not scored or protocol not in first["scores"]:
+        return
+    baseline = first["scores"][protocol]
+    differences = {model["name"]: difference(model["scores"][protocol], baseline) for model in scored}
+    groups = []
+    for key, words in benchmark_groups(evaluation):
+        rows = []
+        for name, found in differences.items():
+            if key in found:  # of a benchmark no question may have been answered by both
+                rows.append(Row(name, _cells(found[key].value, found[key].low, found[key].high, _points)))
+        if rows:
+            groups.append(Group(words, rows))
+    note = "Points of accuracy, over the questions both answered; in brackets the paired 95% interval."
+    yield Table(f"Difference to {first['name']}, {protocol}", note, evaluation["attempts"], groups)
+
+
+def _measures(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    key = benchmark_groups(evaluation)[0][0]
+    measures = {model["name"]: figures_of(model, protocol, key)["measures"] for model in models}
+    groups = []
+    others = dict.fromkeys(name for found in measures.values() for name in found if name not in MEASURES)
+    for name in [*MEASURES, *others]:  # those without words of ours are shown by their names
+        words, factor = MEASURES.get(name, (name, 1))
+        rows = [
+            Row(model, [Cell(_NOTHING if value is None else f"{factor * value:.1f}") for value in found[name]])
+            for model, found in measures.items()
+            if name in found
+        ]
+        if rows:
+            groups.append(Group(words, rows))
+    if groups:
+        note = "Mean of benchmarks, by the attempts allowed." if key == MACRO else "By the attempts allowed."
+        yield Table(f"Measures, {protocol}", note, evaluation["attempts"], groups)
+
+
+def _failed(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for model in models:
+        found = model["results"][protocol]["benchmarks"]
+        failed = [
+            f"{found[benchmark['name']]['failed']} of {benchmark['questions']} in {benchmark['name']}"
+            for benchmark in evaluation["benchmarks"]
+            if found[benchmark["name"]]["failed"]
+        ]
+        if failed:
+            yield f"{model['name']}: questions that failed, left out and not counted as wrong: {', '.join(failed)}."
+
+
+def _cells(
+    values: Sequence[float | None],
+    low: Sequence[float | None],
+    high: Sequence[float | None],
+    form: Callable[[float | None], str],
+) -> list[Cell]:
+    return [
+        Cell(form(value), f"[{form(least)}, {form(most)}]" if least is not None and most is not None else "")
+        for value, least, most in zip(values, low, high, strict=True)
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return _NOTHING if share is None else f"{100 * share:.1f}"
+
+
+def _points(share: float | None) -> str:
+    # No minus before a zero: -0.04 points are 0.0.
+    return _NOTHING if share is None else f"{math.copysign(round(100 * abs(share), 1), share) + 0.0:+.1f}"
+
+
+def _markdown_table(table: Table) -> str:
+    rows = [["", "attempts allowed", *map(str, table.columns)]]
+    for group in table.groups:
+        for index, row in enumerate(group.rows):
+            cells = [f"{cell.value} {cell.interval}".strip() for cell in row.cells]
+            rows.append([_markdown_text(group.label) if index == 0 else "", _markdown_text(row.label), *cells])
+    # Words to the left, figures to the right.
+    columns = [
+        [cell.ljust(width) if index < 2 else cell.rjust(width) for cell in column]
+        for index, (column, width) in enumerate((column, max(map(len, column))) for column in zip(*rows, strict=True))
+    ]
+    lines = [f"| {' | '.join(line)} |" for line in zip(*columns, strict=True)]
+    rule = [f"{'-' * len(column[0])}{' ' if index < 2 else ':'}" for index, column in enumerate(columns)]
+    return "\n".join([lines[0], f"| {'| '.join(rule)}|", *lines[1:]])
+
+
+def _markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, on one line; an underscore within a word is shown as it is anyway."""
+    return re.sub(r"([\\`*|<>\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", _one_line(text))
+
+
+_LATEX = {
+    "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "$": "\\$", "&": "\\&", "#": "\\#", "%": "\\%", "_": "\\_",
+    "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "<": "\\textless{}", ">": "\\textgreater{}",
+    "|": "\\textbar{}", "\"": "\\textquotedbl{}",
+    # At the start of a row these would belong to the \\ before it.
+    "[": "{[}", "]": "{]}", "*": "{*}",
+}  # fmt: skip
+
+
+def _latex_text(text: str) -> str:
+    escaped = "".join(_LATEX.get(character, character) for character in _one_line(text))
+    return re.sub("-(?=-)", "-{}", escaped)  # two hyphens stay two, not a dash
+
+
+def _latex_table(section: ProtocolTables, table: Table) -> str:
+    columns = len(table.columns)
+    lines = []
+    for group in table.groups:
+        lines += ["\\midrule", f"\\multicolumn{{{columns + 1}}}{{l}}{{\\emph{{{_latex_text(group.label)}}}}} \\\\"]
+        for row in group.rows:
+            lines.append(f"\\quad {_latex_text(row.label)} & {' & '.join(map(_latex_cell, row.cells))} \\\\")
+    caption = " ".join([f"{table.title}.", table.note, section.information, *section.failed])
+    return "\n".join(
+        [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_latex_text(caption)}}}",
+            "\\resizebox{\\linewidth}{!}{%",
+            f"\\begin{{tabular}}{{l{'r' * columns}}}",
+            "\\toprule",
+            f"attempts allowed & {' & '.join(map(str, table.columns))} \\\\",
+            *lines,
+            "\\bottomrule",
+            "\\end{tabular}}",
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_cell(cell: Cell) -> str:
+    # Figures are set as mathematics, for a true minus.
+    value = "--" if cell.value == _NOTHING else f"${cell.value}$"
+    return f"{value} {{\\scriptsize ${cell.interval}$}}" if cell.interval else value
+
+
+def _one_line(text: str) -> str:
+    """Text on one line, without what cannot be shown."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

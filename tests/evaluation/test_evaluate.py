@@ -1,0 +1,309 @@
+"""Evaluations on scripted answers, with figures worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted import Script, ScriptedEngine, ask, box, settings
+
+from multi_attempt.config import load_settings
+from multi_attempt.evaluation.engines import EngineLost, Request
+from multi_attempt.evaluation.evaluate import Model, Settings, evaluate
+from multi_attempt.evaluation.protocols import PROTOCOLS
+from multi_attempt.evaluation.statistics import MACRO, WEIGHTED
+
+MODEL = Model("model", "served")
+
+
+def run(script: Script, output: Path, *protocols: str, questions: Any = None, **changes: Any) -> dict[str, Any]:
+    """The model's entry of ``eval.json``."""
+    asked = questions or ask("a", "b", "c", "d")
+    figures = evaluate([MODEL], asked, settings(*protocols, **changes), ScriptedEngine(script), output)
+    assert json.loads((output / "eval.json").read_text()) == figures
+    entry: dict[str, Any] = figures["models"][0]
+    return entry
+
+
+def accuracy(entry: dict[str, Any], protocol: str) -> list[float]:
+    values: list[float] = entry["results"][protocol][MACRO]["accuracy"]
+    return values
+
+
+def measure(entry: dict[str, Any], protocol: str, name: str) -> list[float | None]:
+    values: list[float | None] = entry["results"][protocol][MACRO]["measures"][name]
+    return values
+
+
+def solved_at(places: dict[str, int]) -> Script:
+    """Each question is answered rightly at its attempt, if it gets so far."""
+    return lambda question, budget, attempt, request: box(4 if places.get(question) == attempt else 5)
+
+
+def episodes(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+
+
+# ---- The protocols ----
+
+
+def test_oracle_gives_the_accuracies_worked_out_by_hand(tmp_path: Path) -> None:
+    # a is solved at once, b at the second attempt, c at the fourth, d never.
+    entry = run(solved_at({"a": 1, "b": 2, "c": 4}), tmp_path, "oracle")
+    assert accuracy(entry, "oracle") == [1 / 4, 2 / 4, 2 / 4, 3 / 4, 3 / 4]
+    assert measure(entry, "oracle", "first_attempt_accuracy") == [1 / 4] * 5
+    # With 3 attempts: 1, 2, 3 and 3 are used. Right after wrong: of b's one, c's two and d's two retries, one is.
+    assert measure(entry, "oracle", "attempts_used") == [1, 7 / 4, 9 / 4, 11 / 4, 12 / 4]
+    assert measure(entry, "oracle", "right_after_wrong") == [None, 1 / 3, 1 / 5, 2 / 7, 2 / 8]
+    # Every wrong answer is 5: with 3 attempts c's two and d's two retries repeat it, and b's does not.
+    assert measure(entry, "oracle", "repeat_rate") == [None, 2 / 3, 4 / 5, 5 / 7, 6 / 8]
+    tokens = len(box(4))
+    assert measure(entry, "oracle", "tokens_used") == [tokens * used for used in [1, 7 / 4, 9 / 4, 11 / 4, 12 / 4]]
+    assert measure(entry, "oracle", "tokens_per_solved")[1] == tokens * 7 / 4 / (2 / 4)
+    assert entry["failed"] == 0
+
+
+def test_each_run_of_oracle_says_its_own_number_and_single_run_the_greatest(tmp_path: Path) -> None:
+    # The model is right at its last attempt, whatever number it was given.
+    entry = run(
+        lambda question, budget, attempt, request: box(4 if attempt == budget else 5),
+        tmp_path,
+        "oracle",
+        "single-run",
+        attempts=3,
+    )
+    assert accuracy(entry, "oracle") == [1, 1, 1]
+    assert accuracy(entry, "single-run") == [0, 0, 1]
+    assert measure(entry, "single-run", "attempts_used") == [1, 2, 3]
+    # The run of oracle with N = 3 is the one run: nothing is asked twice.
+    assert len(episodes(tmp_path)) == 3 * 4
+
+
+def test_blind_says_nothing_of_correctness_and_takes_the_last_answer(tmp_path: Path) -> None:
+    says = {"a": [4, 4, 4], "b": [4, 5, 4], "c": [5, 4, 5], "d": [5, 5, 5]}
+    engine = ScriptedEngine(lambda question, budget, attempt, request: box(says[question][attempt - 1]))
+    figures = evaluate([MODEL], ask(*says), settings("blind", attempts=3), engine, tmp_path)
+    entry = figures["models"][0]
+    assert accuracy(entry, "blind") == [2 / 4, 2 / 4, 2 / 4]
+    # Transitions with 3 attempts: a RR RR, b RW WR, c WR RW, d WW WW.
+    assert measure(entry, "blind", "wrong_after_right") == [None, 1 / 2, 2 / 4]
+    assert measure(entry, "blind", "right_after_wrong") == [None, 1 / 2, 2 / 4]
+    assert measure(entry, "blind", "attempts_used") == [1, 2, 3]
+    feedback = {message["content"] for dialogue in engine.told for message in dialogue if message["role"] == "user"}
+    assert not [text for text in feedback if "rong" in text]
+    # Right answers and wrong ones are told the same.
+    told = {
+        question: [d[2]["content"] for d in engine.told if d[0]["content"] == f"{question} (2)"] for question in says
+    }
+    assert len({tuple(texts) for texts in told.values()}) == 1
+
+
+def test_independent_is_the_share_of_sets_of_k_samples_with_a_right_one(tmp_path: Path) -> None:
+    # Of 4 samples, 1 is right: a set of k holds it with k/4. The sample's number is the last word of its key.
+    entry = run(
+        lambda question, budget, attempt, request: box(4 if request.key.endswith(" 2") else 5),
+        tmp_path,
+        "independent",
+        attempts=3,
+        samples=4,
+    )
+    assert accuracy(entry, "independent") == pytest.approx([1 / 4, 2 / 4, 3 / 4])
+    assert {episode["budget"] for episode in episodes(tmp_path)} == {1}
+    assert len(episodes(tmp_path)) == 4 * 4
+
+
+def test_independent_samples_have_no_more_tokens_in_all_than_one_dialogue(tmp_path: Path) -> None:
+    # 12 tokens do not fit twice into 20, so that two samples have no answer at all.
+    entry = run(
+        lambda question, budget, attempt, request: f"so {box(4)}",
+        tmp_path,
+        "independent",
+        "majority",
+        attempts=2,
+        max_response_length=20,
+    )
+    assert accuracy(entry, "independent") == [1, 0]
+    assert accuracy(entry, "majority") == [1, 0]
+    assert measure(entry, "independent", "truncation_rate") == [0, 1]
+    assert measure(entry, "independent", "tokens_used") == [12, 20]
+
+
+def test_majority_is_the_mean_vote_of_the_sets_of_k_samples(tmp_path: Path) -> None:
+    # Samples 0 and 1 are right in two spellings, 2 and 3 wrong in different ways.
+    answers = ["4", "4.0", "5", "6"]
+    entry = run(
+        lambda question, budget, attempt, request: box(answers[int(request.key.split()[-1])]),
+        tmp_path,
+        "majority",
+        attempts=3,
+        samples=4,
+    )
+    # k=1: 2 of 4. k=2: {0,1} right; of the other five sets, {2,3} has none right, four are ties: 1 + 4/2 of 6.
+    # k=3: {0,1,x} right twice; {0,2,3} and {1,2,3} are ties of three: 2 + 2/3 of 4.
+    assert accuracy(entry, "majority") == pytest.approx([1 / 2, 3 / 6, (2 + 2 / 3) / 4])
+
+
+def test_samples_without_an_answer_do_not_vote(tmp_path: Path) -> None:
+    says = ["no idea", "no idea", box(4)]
+    entry = run(
+        lambda question, budget, attempt, request: says[int(request.key.split()[-1])],
+        tmp_path,
+        "majority",
+        attempts=3,
+    )
+    assert accuracy(entry, "majority") == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_dialogues_are_greedy_and_fresh_samples_are_not(tmp_path: Path) -> None:
+    engine = ScriptedEngine(lambda question, budget, attempt, request: box(5))
+    evaluate([MODEL], ask("a"), settings(*PROTOCOLS, attempts=2), engine, tmp_path)
+    temperatures = {request.key.split()[3]: request.temperature for _, request in engine.asked}
+    assert temperatures == {"oracle": 0.0, "blind": 0.0, "independent": 1.0}
+    seeds = [request.seed(attempt) for _, request in engine.asked for attempt in range(2)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+# ---- Means over benchmarks ----
+
+
+def test_a_benchmark_counts_once_in_the_macro_mean_and_by_its_questions_in_the_weighted(tmp_path: Path) -> None:
+    questions = [*ask("a", benchmark="small"), *ask("b", "c", "d", benchmark="large")]
+    entry = run(solved_at({"a": 1, "b": 2}), tmp_path, "oracle", questions=questions, attempts=2)
+    results = entry["results"]["oracle"]
+    assert results["benchmarks"]["small"]["accuracy"] == [1, 1]
+    assert results["benchmarks"]["large"]["accuracy"] == pytest.approx([0, 1 / 3])
+    assert results[MACRO]["accuracy"] == pytest.approx([1 / 2, 2 / 3])
+    assert results[WEIGHTED]["accuracy"] == pytest.approx([1 / 4, 2 / 4])
+    assert results[MACRO]["measures"]["attempts_used"] == [1, pytest.approx(3 / 2)]
+    assert results[WEIGHTED]["measures"]["attempts_used"] == [1, 7 / 4]
+
+
+# ---- Killed, and started again; failures ----
+
+
+def test_a_run_that_is_started_again_asks_only_what_is_missing(tmp_path: Path) -> None:
+    script = solved_at({"a": 1, "b": 2, "c": 4})
+    whole = run(script, tmp_path / "whole", *PROTOCOLS)
+    evaluate([MODEL], ask("a", "b", "c", "d"), settings(*PROTOCOLS), ScriptedEngine(script), tmp_path / "killed")
+    file = tmp_path / "killed" / "episodes.jsonl"
+    content = file.read_bytes()
+    lines = content.splitlines(keepends=True)
+    kept = len(lines) // 2
+    file.write_bytes(b"".join(lines[:kept]) + lines[kept][:25])  # as a kill in the middle of a line leaves it
+    engine = ScriptedEngine(script)
+    figures = evaluate([MODEL], ask("a", "b", "c", "d"), settings(*PROTOCOLS), engine, tmp_path / "killed")
+    assert figures["models"][0] == whole
+    assert len(engine.asked) == len(lines) - kept
+    assert sorted(file.read_bytes().splitlines()) == sorted(content.splitlines())
+
+
+def test_more_attempts_protocols_and_models_may_join_a_run(tmp_path: Path) -> None:
+    script = solved_at({"b": 2})
+    run(script, tmp_path, "oracle", attempts=2)
+    engine = ScriptedEngine(script)
+    evaluate([MODEL], ask("a", "b", "c", "d"), settings("oracle", attempts=3), engine, tmp_path)
+    assert {request.key.split()[4] for _, request in engine.asked} == {"3"}
+    engine = ScriptedEngine(script)
+    evaluate([MODEL, Model("other", "x")], ask("a", "b", "c", "d"), settings("oracle", attempts=3), engine, tmp_path)
+    assert {model for model, _ in engine.asked} == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"temperature": 0.5}, "temperature = 0.0, not 0.5"),
+        ({"seed": 1}, "seed = 0, not 1"),
+        ({"max_response_length": 999}, "max_response_length = 1000, not 999"),
+    ],
+)
+def test_episodes_made_otherwise_are_never_mixed_in(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    run(solved_at({}), tmp_path, "oracle")
+    with pytest.raises(ValueError, match=named):
+        run(solved_at({}), tmp_path, "oracle", **changes)
+    with pytest.raises(ValueError, match="questions"):
+        run(solved_at({}), tmp_path, "oracle", questions=ask("a", "b"))
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"one")
+    model = Model("model", str(folder))
+    evaluate([model], ask("a"), settings(), ScriptedEngine(solved_at({})), tmp_path / "run")
+    (folder / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(ValueError, match="'model' with other weights"):
+        evaluate([model], ask("a"), settings(), ScriptedEngine(solved_at({})), tmp_path / "run")
+
+
+def test_a_failed_episode_is_reported_left_out_and_tried_again(tmp_path: Path) -> None:
+    def failing(question: str, budget: int, attempt: int, request: Request) -> str:
+        if question == "a" and budget == 2:
+            raise ConnectionError("the line is dead")
+        return solved_at({"a": 1, "b": 2})(question, budget, attempt, request)
+
+    entry = run(failing, tmp_path, "oracle", attempts=3)
+    # a would be right; without it one of three is right with 2 attempts.
+    assert accuracy(entry, "oracle") == pytest.approx([1 / 4, 1 / 3, 2 / 4])
+    assert entry["failed"] == 1
+    assert entry["results"]["oracle"][MACRO]["failed"] == 1
+    assert entry["scores"]["oracle"]["sums"]["a"] == [1, None, 1]
+    [failed] = [episode for episode in episodes(tmp_path) if episode["error"]]
+    assert failed["error"] == "ConnectionError: the line is dead"
+    again = run(solved_at({"a": 1, "b": 2}), tmp_path, "oracle", attempts=3)
+    assert accuracy(again, "oracle") == [1 / 4, 2 / 4, 2 / 4]
+    assert again["failed"] == 0
+
+
+def test_an_engine_that_answers_nothing_any_more_ends_the_run_and_keeps_what_was_done(tmp_path: Path) -> None:
+    def dying(question: str, budget: int, attempt: int, request: Request) -> str:
+        if budget > 1:
+            raise ConnectionError("gone")
+        return box(4)
+
+    with pytest.raises(EngineLost, match=r"in a row failed.*gone"):
+        run(dying, tmp_path, "oracle", attempts=5, concurrency=2)
+    assert len([episode for episode in episodes(tmp_path) if not episode["error"]]) == 4
+    assert not (tmp_path / "eval.json").exists()
+
+
+def test_two_evaluations_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    def nested(question: str, budget: int, attempt: int, request: Request) -> str:
+        with pytest.raises(ValueError, match="another evaluation is writing there"):
+            run(solved_at({}), tmp_path, "oracle")
+        return box(4)
+
+    entry = run(nested, tmp_path, "oracle", attempts=1)
+    assert accuracy(entry, "oracle") == [1]
+
+
+# ---- Bad input ----
+
+
+@pytest.mark.parametrize(
+    ("protocols", "changes", "message"),
+    [
+        (("orakel",), {}, "unknown orakel; there are oracle, single-run"),
+        (("oracle",), {"attempts": 0}, "--attempts = 0 must be at least 1"),
+        (("oracle",), {"samples": 4}, "--samples = 4 with --temperature = 0: greedy dialogues"),
+        (("oracle",), {"temperature": -1.0}, "--temperature = -1.0"),
+        (("oracle",), {"max_response_length": 0}, "--max-response-length = 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    protocols: tuple[str, ...], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(*protocols, **changes)
+
+
+def test_blind_needs_words_for_it(tmp_path: Path) -> None:
+    prompts = tmp_path / "mine.yaml"
+    prompts.write_text("system: ''\nuser: $question\nfeedback: Wrong.\nfeedback_with_question: Wrong. $question\n")
+    task = load_settings({"prompts": str(prompts)})
+    with pytest.raises(ValueError, match="no field 'neutral'"):
+        Settings(task, ("blind",))
+    Settings(task, ("oracle",))

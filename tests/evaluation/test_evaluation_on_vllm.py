@@ -1,0 +1,141 @@
+"""``multi-attempt eval`` for real: vLLM in process, killed and started again, and against ``vllm serve``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+
+from multi_attempt.evaluation.protocols import PROTOCOLS
+from multi_attempt.toy.build import build_toy
+from multi_attempt.toy.settings import ToySettings
+
+pytestmark = pytest.mark.engine
+
+_DEADLINE_SECONDS = 600
+_QUESTIONS = 16
+# 5 dialogues each of oracle and blind, and 5 fresh samples.
+_EPISODES = 15 * _QUESTIONS
+_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE", "VLLM_NO_USAGE_STATS": "1"}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned the format, and little more: its dialogues are long."""
+    folder = tmp_path_factory.mktemp("toy")
+    build_toy(folder, train_questions=256, heldout_questions=_QUESTIONS, settings=ToySettings(steps=120))
+    return folder
+
+
+def start(toy: Path, output: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [
+        *(sys.executable, "-m", "multi_attempt.cli", "eval", "--output", str(output), "--protocols", "all"),
+        *("--data", str(toy / "heldout.parquet"), "--prompts", "toy", "--max-tokens-per-attempt", "48"),
+        *("--max-prompt-length", "64", "--max-response-length", "384", *arguments),
+    ]
+    return subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT}, start_new_session=True)
+
+
+def in_process(toy: Path, output: Path) -> subprocess.Popen[bytes]:
+    options = ("--dtype", "float32", "--engine", "enforce_eager=true", "--engine", "block_size=32")
+    return start(toy, output, "--model", f"toy={toy / 'model'}", *options)
+
+
+def figures(output: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / "eval.json").read_text())
+    return content["models"][0]["results"]
+
+
+def episodes(output: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    rows = map(json.loads, (output / "episodes.jsonl").read_text().splitlines())
+    return {(row["id"], row["protocol"], row["budget"], row["sample"]): row for row in rows}
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """``kill -9`` of the process and of the engine that it started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def served(toy: Path) -> Iterator[str]:
+    """A real ``vllm serve``; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = (
+        "from verl_ext.cpu.distributions import install; install(); from vllm.entrypoints.cli.main import main; main()"
+    )
+    command = [
+        *(sys.executable, "-c", program, "serve", str(toy / "model"), "--served-model-name", "toy"),
+        *("--port", str(port), "--dtype", "float32", "--enforce-eager", "--block-size", "32"),
+        # See engines.py: requests with a seed, on CPU.
+        *("--max-model-len", "448", "--no-enable-chunked-prefill"),
+    ]
+    process = subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT}, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        kill(process)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + _DEADLINE_SECONDS
+    while time.monotonic() < end:
+        assert process.poll() is None, "vllm serve ended"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (URLError, OSError):
+            time.sleep(0.5)
+    pytest.fail("vllm serve did not start")
+
+
+def test_all_protocols_killed_half_way_and_served_come_to_the_same(toy: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    process = in_process(toy, killed)
+    end = time.monotonic() + _DEADLINE_SECONDS
+    file = killed / "episodes.jsonl"
+    while not file.exists() or file.read_bytes().count(b"\n") < _EPISODES // 4:
+        assert process.poll() is None, "the evaluation ended"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    kill(process)
+    kept = file.read_bytes().count(b"\n")
+    assert kept < _EPISODES
+    assert not (killed / "eval.json").exists()
+    assert in_process(toy, killed).wait(_DEADLINE_SECONDS) == 0
+    assert file.read_bytes().count(b"\n") == _EPISODES
+    assert set(figures(killed)) == set(PROTOCOLS)
+
+    with served(toy) as url:
+        server = tmp_path / "served"
+        arguments = ("--model", "toy", "--server", url, "--tokenizer", str(toy / "model"))
+        assert start(toy, server, *arguments).wait(_DEADLINE_SECONDS) == 0
+        messages = tmp_path / "messages"
+        assert start(toy, messages, "--model", "toy", "--server", url, "--messages").wait(_DEADLINE_SECONDS) == 0
+
+    ours, theirs = episodes(killed), episodes(server)
+    assert len(ours) == _EPISODES
+    for place, episode in ours.items():
+        if place[1] != "independent":  # greedy
+            assert theirs[place] == episode
+    assert {name: figures(server)[name] for name in ("oracle", "single-run", "blind")} == {
+        name: figures(killed)[name] for name in ("oracle", "single-run", "blind")
+    }
+    print("sampled alike:", sum(theirs[place] == episode for place, episode in ours.items()), "of", len(ours))
+    # The toy tokenizer reads its own text as it was generated, so that messages come to the same, too.
+    assert figures(messages)["oracle"] == figures(killed)["oracle"]
