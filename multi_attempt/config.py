@@ -72,6 +72,7 @@ class TaskSettings:
         repeat_question: whether feedback shows the question again.
         max_tokens_per_attempt: tokens that one attempt may have; null for all that are left of the response.
         reward: see :class:`multi_attempt.rewards.RewardRule`.
+        keep_best: whether the model that validates best is kept beside the checkpoints.
         poll_interval: seconds between the trainer's looks at which episodes are finished.
     """
 
@@ -85,6 +86,7 @@ class TaskSettings:
     grader: GraderSettings = field(default_factory=GraderSettings)
     episode: EpisodeSettings = field(default_factory=EpisodeSettings)
     guard: GuardSettings = field(default_factory=GuardSettings)
+    keep_best: bool = True
     poll_interval: float = 0.2
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import transfer_queue as tq
@@ -13,6 +14,7 @@ from multi_attempt.config import load_settings
 from multi_attempt.episode import StopReason, Transcript
 from multi_attempt.metrics import batch_metrics
 from verl_ext.agent_loop import TRANSCRIPT_KEY
+from verl_ext.best_checkpoint import BestCheckpoint
 from verl_ext.plugin import NAME
 
 _CORRELATION = "training/rollout_actor_probs_pearson_corr"
@@ -35,6 +37,7 @@ class MultiAttemptTrainer(PPOTrainerSync):
         self._task = load_settings(config.get(NAME))
         super().__init__(config)
         self.replay_buffer.poll_interval = self._task.poll_interval
+        self._best = BestCheckpoint(Path(config.trainer.default_local_dir)) if self._task.keep_best else None
 
     @property
     def trainer_mode(self) -> str:
@@ -66,6 +69,12 @@ class MultiAttemptTrainer(PPOTrainerSync):
                 f"more than multi_attempt.episode.max_error_rate = {self._task.episode.max_error_rate} allows; the "
                 f"first error: {first}"
             )
+
+    def _validate(self) -> dict[str, float]:
+        metrics: dict[str, float] = super()._validate()
+        if self._best is not None:
+            self._best.consider(self.global_steps, metrics)
+        return metrics
 
     def _compute_metrics(
         self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, Any], global_steps: int, epoch: int

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import datasets
@@ -132,7 +133,7 @@ def check_agreement(steps: dict[int, dict[str, Any]]) -> None:
 
 def test_a_killed_run_resumes_at_the_next_step_with_the_same_attempts(tmp_path: Path) -> None:
     make_toy(tmp_path, tied=True)
-    settings = ["trainer.total_training_steps=4", "trainer.save_freq=2"]
+    settings = ["trainer.total_training_steps=4", "trainer.save_freq=2", "trainer.test_freq=2"]
 
     first = Run(tmp_path, *settings)
     first.wait_until(lambda: (first.rollouts / "3.jsonl").exists())
@@ -157,9 +158,21 @@ def test_a_killed_run_resumes_at_the_next_step_with_the_same_attempts(tmp_path: 
             assert names == _METRICS
             assert data["multi_attempt/episode_errors"] == 0
 
+    # The best of the two steps that were saved and validated is kept.
+    best = json.loads((tmp_path / "checkpoints" / "best" / "best.json").read_text())
+    validated = {**first.steps(), **second.steps()}
+    accuracies = {step: validation_accuracy(validated[step]) for step in (2, 4)}
+    assert best["step"] == (4 if accuracies[4] > accuracies[2] else 2)
+    assert best["accuracy"] == pytest.approx(accuracies[best["step"]])
+    assert (tmp_path / "checkpoints" / "best" / "model.safetensors").is_file()
+
     exported = tmp_path / "checkpoints" / "global_step_4" / "actor" / "huggingface"
     check_export_in_transformers(exported, tmp_path / "model")
     check_export_in_vllm(exported, tmp_path)
+
+
+def validation_accuracy(data: dict[str, Any]) -> float:
+    return fmean(value for name, value in data.items() if re.fullmatch(r"val-core/.*/acc/mean@1", name))
 
 
 def check_export_in_transformers(exported: Path, start: Path) -> None:
@@ -174,7 +187,7 @@ def check_export_in_transformers(exported: Path, start: Path) -> None:
 
 
 def check_export_in_vllm(exported: Path, folder: Path) -> None:
-    output = folder / "eval.json"
+    output = folder / "evaluation"
     command = [
         *(sys.executable, "-m", "multi_attempt.cli", "eval", "--model", str(exported), "--prompts", "toy"),
         *("--data", str(folder / "heldout.parquet"), "--attempts", "2", "--output", str(output)),
@@ -183,9 +196,10 @@ def check_export_in_vllm(exported: Path, folder: Path) -> None:
     ]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     subprocess.run(command, env=environment, check=True, timeout=_DEADLINE_SECONDS)
-    result = json.loads(output.read_text())
-    assert [len(model["dialogues"]) for model in result["models"]] == [16]
+    result = json.loads((output / "eval.json").read_text())
     assert result["attempts"] == [1, 2]
+    assert [model["failed"] for model in result["models"]] == [0]
+    assert len((output / "episodes.jsonl").read_text().splitlines()) == 16
 
 
 def test_untied_embeddings_agree_after_every_weight_sync(tmp_path: Path) -> None:

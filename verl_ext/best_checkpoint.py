@@ -1,0 +1,86 @@
+"""Keeping the model that validates best, whatever checkpoints verl deletes later.
+
+verl validates a step's weights right after it has saved them (``trainer_base.py``, lines 481 to 500), so a step that does
+both has a score and a model. The model is hard-linked, which costs neither time nor space until verl deletes its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+_ACCURACY = re.compile(r"val-core/.+/acc/mean@\d+")
+_RECORD = "best.json"
+
+_logger = logging.getLogger(__name__)
+
+
+class BestCheckpoint:
+    """The folder ``best`` of a run: the model in Hugging Face format, and ``best.json``, which says of which step.
+
+    Args:
+        checkpoints: ``trainer.default_local_dir``.
+    """
+
+    def __init__(self, checkpoints: Path) -> None:
+        self._checkpoints = checkpoints
+        self.folder = checkpoints / "best"
+        self._former = checkpoints / "best.former"
+        if self._former.is_dir() and not self.folder.is_dir():  # killed between the two renames
+            self._former.rename(self.folder)
+
+    def score_before(self, step: int) -> float | None:
+        """The best score up to a step; None if there is none, or only of another run that went further in the folder."""
+        path = self.folder / _RECORD
+        record = json.loads(path.read_text()) if path.is_file() else None
+        return float(record["accuracy"]) if record and record["step"] <= step else None
+
+    def consider(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Keep a step's model if it was saved, and its mean accuracy over the validation sets is above all before.
+
+        Args:
+            step: the step that was validated.
+            metrics: verl's validation metrics of it.
+        """
+        accuracies = {name: float(value) for name, value in metrics.items() if _ACCURACY.fullmatch(name)}
+        saved = self._checkpoints / f"global_step_{step}"
+        if not accuracies or not saved.is_dir():
+            return
+        accuracy = fmean(accuracies.values())
+        former = self.score_before(step)
+        if former is not None and accuracy <= former:
+            return
+        model = saved / "actor" / "huggingface"
+        if not any(model.glob("*.safetensors")):
+            _logger.warning(
+                "Step %s validates best (%.4f), but %s holds no model in Hugging Face format to keep; it takes "
+                "hf_model in actor_rollout_ref.actor.checkpoint.save_contents, and a file system that all nodes share.",
+                *(step, accuracy, model),
+            )
+            return
+        self._keep(model, {"step": step, "accuracy": accuracy, "metrics": accuracies})
+
+    def _keep(self, model: Path, record: Mapping[str, Any]) -> None:
+        unfinished = self._checkpoints / "best.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(model, unfinished, copy_function=_link)
+        (unfinished / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        shutil.rmtree(self._former, ignore_errors=True)
+        if self.folder.is_dir():
+            self.folder.rename(self._former)
+        unfinished.rename(self.folder)
+        shutil.rmtree(self._former, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
