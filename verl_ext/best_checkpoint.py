@@ -1,7 +1,8 @@
 """Keeping the model that validates best, whatever checkpoints verl deletes later.
 
-verl validates a step's weights right after it has saved them (``trainer_base.py``, lines 481 to 500), so a step that does
-both has a score and a model. The model is hard-linked, which costs neither time nor space until verl deletes its own.
+verl validates a step's weights right after it has saved them (``trainer_base.py``, lines 481 to 500), so a step that
+does both has a score and a model. The model is hard-linked, which costs neither time nor space until verl deletes its
+own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class BestCheckpoint:
             self._former.rename(self.folder)
 
     def score_before(self, step: int) -> float | None:
-        """The best score up to a step; None if there is none, or only of another run that went further in the folder."""
+        """The best score up to a step; None if there is none, or only of another run that went further here."""
         path = self.folder / _RECORD
         record = json.loads(path.read_text()) if path.is_file() else None
         return float(record["accuracy"]) if record and record["step"] <= step else None
