@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ FAILED = 1
 """Exit status when the engine was lost, or episodes failed for good: their figures leave them out."""
 
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add = parser.add_argument
@@ -28,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="[NAME=]PATH",
-        help="a model folder in Hugging Face format, or a model's name on the server; again to compare models",
+        help="a model's folder or hub id, or its name on the server; again to compare models",
     )
     add(
         "--data",
@@ -121,8 +125,11 @@ def _models(arguments: list[str], server: str | None) -> list[Model]:
     models = []
     for argument in arguments:
         name, _, path = argument.rpartition("=")
-        if not server and not (Path(path) / "config.json").is_file():
-            raise ValueError(f"--model = {path!r} is no model folder in Hugging Face format: it holds no config.json")
+        if not server and not (Path(path) / "config.json").is_file() and not _HUB_ID.fullmatch(path):
+            raise ValueError(
+                f"--model = {path!r} is no model folder in Hugging Face format (it holds no config.json), and no hub "
+                "id like Qwen/Qwen2.5-Math-1.5B"
+            )
         models.append(Model(name or Path(path).name, path))
     names = [model.name for model in models]
     if len(set(names)) < len(names):

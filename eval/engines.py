@@ -76,6 +76,7 @@ class Vocabulary:
             raise ValueError(f"{folder!r} holds no tokenizer and config in Hugging Face format: {error}") from error
         if self.tokenizer.chat_template is None:
             raise ValueError(f"{folder!r}: its tokenizer has no chat template, so there is no dialogue")
+        self.config: dict[str, Any] = config.to_dict()
         self.builder = create_continuous_token_builder(self.tokenizer, hf_model_type=config.model_type)
         self.end_ids = end_of_turn_ids(self.tokenizer, {})
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from multi_attempt.config import TaskSettings
 from multi_attempt.dialogue import Stream, play
 from multi_attempt.episode import Episode, StopReason
-from multi_attempt.evaluation.engines import Engine, EngineLost, Request, weights_digest
+from multi_attempt.evaluation.engines import Engine, EngineLost, Request, Vocabulary, weights_digest
 from multi_attempt.evaluation.figures import model_figures
 from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Rules
 from multi_attempt.evaluation.records import Place, Records, outcomes
@@ -149,7 +149,9 @@ def evaluate(
         ValueError: a question's prompt is too long, or the folder belongs to another evaluation.
         EngineLost: the engine gave up; the episodes so far are kept.
     """
-    digests = {model.name: weights_digest(Path(model.path)) if Path(model.path).is_dir() else "" for model in models}
+    digests = {
+        model.name: weights_digest(Path(model.path)) if Path(model.path).is_dir() else model.path for model in models
+    }
     with Records(output, settings.fingerprint(questions), digests) as records:
         grader = settings.task.grader.make()
         try:
@@ -159,19 +161,19 @@ def evaluate(
                 settings.max_response_length,
                 lambda one, other: grader.grade(one, other).correct,
             )
-            for model in models:
-                _check_prompts(engine, model, questions, settings)
+            vocabularies = [engine.vocabulary(model.path) for model in models]
+            for vocabulary in vocabularies:
+                _check_prompts(vocabulary, questions, settings)
             for model in models:
                 asyncio.run(_Evaluation(model, questions, settings, rules, records, grader).run(engine))
-            figures = _figures(models, questions, settings, rules, records)
+            figures = _figures(dict(zip(models, vocabularies, strict=True)), questions, settings, rules, records)
         finally:
             grader.close()
         records.write_figures(figures)
     return figures
 
 
-def _check_prompts(engine: Engine, model: Model, questions: Sequence[Question], settings: Settings) -> None:
-    vocabulary = engine.vocabulary(model.path)
+def _check_prompts(vocabulary: Vocabulary | None, questions: Sequence[Question], settings: Settings) -> None:
     if vocabulary is None:
         return
     for question in questions:
@@ -294,7 +296,11 @@ def _row(question: Question, episode: Episode) -> dict[str, Any]:
 
 
 def _figures(
-    models: Sequence[Model], questions: Sequence[Question], settings: Settings, rules: Rules, records: Records
+    models: Mapping[Model, Vocabulary | None],
+    questions: Sequence[Question],
+    settings: Settings,
+    rules: Rules,
+    records: Records,
 ) -> dict[str, Any]:
     played = records.played()
     benchmarks: dict[str, list[str]] = {}
@@ -302,7 +308,7 @@ def _figures(
         benchmarks.setdefault(question.benchmark, []).append(question.id)
     kinds = settings.kinds(rules)
     entries = []
-    for model in models:
+    for model, vocabulary in models.items():
         places = {
             name: {
                 id: {kind: played[place] for kind in kinds if (place := Place(model.name, name, id, kind)) in played}
@@ -315,7 +321,7 @@ def _figures(
             {
                 "name": model.name,
                 "path": model.path,
-                "architecture": _architecture(Path(model.path)),
+                "architecture": vocabulary and {name: vocabulary.config.get(name) for name in _ARCHITECTURE},
                 "failed": missing,
                 **model_figures(places, settings.protocols, rules),
             }
@@ -331,12 +337,5 @@ def _figures(
     }
 
 
+# What tells which model a checkpoint was made from.
 _ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
-
-
-def _architecture(folder: Path) -> Mapping[str, Any] | None:
-    """What tells which model this was made from; None for a model behind a server."""
-    if not (folder / "config.json").is_file():
-        return None
-    config = json.loads((folder / "config.json").read_text())
-    return {name: config.get(name) for name in _ARCHITECTURE}

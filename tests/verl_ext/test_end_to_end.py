@@ -202,13 +202,30 @@ def check_export_in_vllm(exported: Path, folder: Path) -> None:
     assert len((output / "episodes.jsonl").read_text().splitlines()) == 16
 
 
-def test_untied_embeddings_agree_after_every_weight_sync(tmp_path: Path) -> None:
+def prepare(folder: Path) -> list[str]:
+    """The toy's questions as a user's own file, prepared by ``multi-attempt data``; the settings that name the files."""
+    rows = datasets.load_dataset("parquet", data_files=str(folder / "train.parquet"), split="train")
+    own = [{"problem": row["prompt"][0]["content"], "answer": row["reward_model"]["ground_truth"]} for row in rows]
+    file = folder / "own.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in own))
+    command = [
+        *(sys.executable, "-m", "multi_attempt.cli", "data", "sums", "--from", str(file), "--role", "train"),
+        *("--output", str(folder / "data"), "--validation", "8", "--validation-attempts", "1", "2"),
+    ]
+    subprocess.run(command, check=True, timeout=_DEADLINE_SECONDS)
+    data = folder / "data" / "sums"
+    return [f"data.train_files={data / 'train.parquet'}", f"data.val_files={data / 'validation.parquet'}"]
+
+
+def test_untied_embeddings_agree_after_every_weight_sync_on_data_of_ones_own(tmp_path: Path) -> None:
     make_toy(tmp_path, tied=False)
-    run = Run(tmp_path, "trainer.total_training_steps=2", "trainer.save_freq=-1", "trainer.test_freq=2")
+    settings = ["trainer.total_training_steps=2", "trainer.save_freq=-1", "trainer.test_freq=2"]
+    run = Run(tmp_path, *settings, *prepare(tmp_path))
     run.finish()
     steps = run.steps()
     assert set(steps) == {1, 2}
     check_agreement(steps)
     # Validation has the task's measures by verl's own route.
-    assert any(re.fullmatch(r"val-core/.*/acc/mean@1", name) for name in steps[2])
+    for attempts in (1, 2):
+        assert f"val-core/sums_{attempts}_attempts/acc/mean@1" in steps[2]
     assert any(re.fullmatch(r"val-aux/.*/first_attempt_accuracy/mean@1", name) for name in steps[2])
