@@ -203,7 +203,7 @@ def check_export_in_vllm(exported: Path, folder: Path) -> None:
 
 
 def prepare(folder: Path) -> list[str]:
-    """The toy's questions as a user's own file, prepared by ``multi-attempt data``; the settings that name the files."""
+    """The toy questions as a user's own file, prepared by ``multi-attempt data``; the settings that name its files."""
     rows = datasets.load_dataset("parquet", data_files=str(folder / "train.parquet"), split="train")
     own = [{"problem": row["prompt"][0]["content"], "answer": row["reward_model"]["ground_truth"]} for row in rows]
     file = folder / "own.jsonl"
