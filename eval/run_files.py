@@ -114,8 +114,9 @@ def read_run(folder: Path) -> Run:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the training steps of a ``metrics.jsonl``, in order.
 
-    Lines with none of the metrics reported are left out (a step that only validated). Where a step is there more than
-    once, as after resuming from a checkpoint, the last counts.
+    A line has the metrics beside ``step``, or under ``data`` as verl's file logger writes them. Lines with none of the
+    metrics reported are left out (a step that only validated). Where a step is there more than once, as after resuming
+    from a checkpoint, the last counts.
 
     Raises:
         ReportError: a line is malformed, or no training step is left.
@@ -124,13 +125,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
-        row = _parsed(line, f"{path}, line {number}")
-        step = row["step"].get(float)
+        entry = _parsed(line, f"{path}, line {number}")
+        step = entry["step"].get(float)
+        row = entry["data"] if "data" in entry.value else entry
         if not any(metric in row.get(dict) for metric in TRAINING_METRICS):
             continue
         for metric in TRAINING_METRICS:
             row[metric].get(float, or_null=True)
-        steps[step] = row.value
+        steps[step] = {**row.value, "step": entry.value["step"]}
     if not steps:
         raise ReportError(f"{path}: no training step, that is no line with {TRAINING_METRICS[0]!r}")
     return [steps[step] for step in sorted(steps)]

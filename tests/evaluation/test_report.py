@@ -389,6 +389,18 @@ def test_steps_are_ordered_and_the_last_of_a_step_counts(tmp_path: Path) -> None
     assert [(row["step"], row["critic/score/mean"]) for row in metrics] == [(1, 0.1), (2, 0.2), (3, 0.9)]
 
 
+def test_verls_own_log_is_read_as_it_is(tmp_path: Path) -> None:
+    rows = [{"step": row["step"], "data": row} for row in (training_step(1, 0.1), training_step(2, 0.2))]
+    (tmp_path / "verl").mkdir()
+    logged = report.read_metrics(write_run(tmp_path / "verl", rows) / "metrics.jsonl")
+    assert logged == report.read_metrics(
+        write_run(tmp_path, [training_step(1, 0.1), training_step(2, 0.2)]) / "metrics.jsonl"
+    )
+    del rows[1]["data"]["multi_attempt/success"]
+    with pytest.raises(report.ReportError, match=r"line 2: the field 'data.multi_attempt/success' is missing"):
+        report.read_metrics(write_run(tmp_path / "verl", rows) / "metrics.jsonl")
+
+
 def test_last_line_of_an_episode_counts_and_half_of_one_does_not(tmp_path: Path) -> None:
     made = [episode(WRONG, error="lost"), episode(WRONG, id="q1"), episode(RIGHT)]
     path = write_run(tmp_path, episodes=made) / "episodes.jsonl"
