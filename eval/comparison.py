@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from multi_attempt.evaluation.protocols import SAMPLED
 from multi_attempt.evaluation.run_files import ReportError, Run
 
 MAIN_PROTOCOL = "oracle"
@@ -124,6 +125,6 @@ def _temperatures(evaluation: Mapping[str, Any]) -> str:
     words = "greedy decoding" if temperature == 0 else f"temperature {temperature:g}"
     if evaluation["samples"] > 1:
         words += f", {evaluation['samples']} samples a question"
-    if {"independent", "majority"} & set(evaluation["protocols"]):
+    if any(name in SAMPLED for name in evaluation["protocols"]):
         words += f", independent samples at temperature {evaluation['sampling_temperature']:g}"
     return words

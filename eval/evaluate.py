@@ -204,13 +204,12 @@ class _Evaluation:
 
     async def run(self, engine: Engine) -> None:
         """Play what has not been played, or has failed."""
-        done = self.records.played()
         kinds = self.settings.kinds(self.rules)
         places = [
             (question, place)
             for kind in kinds
             for question in self.questions
-            if (place := Place(self.model.name, question.benchmark, question.id, kind)) not in done
+            if (place := Place(self.model.name, question.benchmark, question.id, kind)) not in self.records.played
         ]
         if not places:
             return
@@ -302,7 +301,7 @@ def _figures(
     rules: Rules,
     records: Records,
 ) -> dict[str, Any]:
-    played = records.played()
+    played = records.played
     benchmarks: dict[str, list[str]] = {}
     for question in questions:
         benchmarks.setdefault(question.benchmark, []).append(question.id)

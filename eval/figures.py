@@ -104,8 +104,7 @@ _OF_SAMPLES = ("format_rate", "truncation_rate", "attempts_used", "tokens_used",
 _MEASURES_OF_DIALOGUES = ("first_attempt_accuracy", "right_after_wrong", "repeat_rate", *_OF_SAMPLES)
 _MEASURES_OF = {
     "blind": ("wrong_after_right", *_MEASURES_OF_DIALOGUES),
-    "independent": _OF_SAMPLES,
-    "majority": _OF_SAMPLES,
+    **dict.fromkeys(SAMPLED, _OF_SAMPLES),
 }
 
 

@@ -33,6 +33,10 @@ class Place(NamedTuple):
 class Records:
     """The folder of an evaluation, open for writing by one process at a time.
 
+    Attributes:
+        folder: where it is.
+        played: the episodes that ended, without those that failed; their texts stay in the file.
+
     Args:
         folder: made if it is not there.
         settings: what all episodes depend on.
@@ -54,7 +58,7 @@ class Records:
             raise ValueError(f"--output = {str(folder)!r}: another evaluation is writing there") from error
         try:
             self._check(json.loads(json.dumps({**settings, "models": dict(models)})))
-            self.rows = self._read()
+            self.played = self._read()
         except ValueError:
             self._file.close()
             raise
@@ -67,10 +71,6 @@ class Records:
     ) -> None:
         self._file.close()
 
-    def played(self) -> dict[Place, Played]:
-        """The episodes that ended, without those that failed."""
-        return {place: _played(row) for place, row in self.rows.items() if not row["error"]}
-
     def add(self, place: Place, row: Mapping[str, Any]) -> None:
         """Append an episode; it is in the file when this returns."""
         line = {
@@ -80,7 +80,7 @@ class Records:
         }
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
-        self.rows[place] = line
+        _note(self.played, place, line)
 
     def write_figures(self, figures: Mapping[str, Any]) -> Path:
         """Write ``eval.json``."""
@@ -103,10 +103,11 @@ class Records:
                 )
         _write(path, {**settings, "models": {**known["models"], **settings["models"]}})
 
-    def _read(self) -> dict[Place, dict[str, Any]]:
+    def _read(self) -> dict[Place, Played]:
         """The episodes so far; a line that a killed run left half-written is cut off."""
         self._file.seek(0)
-        rows, whole = {}, 0
+        played: dict[Place, Played] = {}
+        whole = 0
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break
@@ -114,11 +115,11 @@ class Records:
             try:
                 row = json.loads(line)
                 kind = Kind(row["protocol"], row["budget"], row["sample"])
-                rows[Place(row["model"], row["benchmark"], row["id"], kind)] = row
-            except (ValueError, KeyError) as error:
+                _note(played, Place(row["model"], row["benchmark"], row["id"], kind), row)
+            except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{self.folder / EPISODES_FILE}, line {number}: not an episode ({error!r})") from error
         self._file.truncate(whole)
-        return rows
+        return played
 
 
 def outcomes(attempts: tuple[Outcome, ...]) -> list[dict[str, Any]]:
@@ -126,8 +127,13 @@ def outcomes(attempts: tuple[Outcome, ...]) -> list[dict[str, Any]]:
     return [asdict(attempt) for attempt in attempts]
 
 
-def _played(row: Mapping[str, Any]) -> Played:
-    return Played(tuple(Outcome(**attempt) for attempt in row["attempts"]), truncated=row["stop"] == "truncated")
+def _note(played: dict[Place, Played], place: Place, row: Mapping[str, Any]) -> None:
+    """Take over an episode; of several at one place the last counts, and one that failed counts as not played."""
+    if row["error"]:
+        played.pop(place, None)
+    else:
+        attempts = tuple(Outcome(**attempt) for attempt in row["attempts"])
+        played[place] = Played(attempts, truncated=row["stop"] == "truncated")
 
 
 def _write(path: Path, content: Any) -> Path:
