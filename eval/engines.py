@@ -48,7 +48,9 @@ class Request:
 class Engine(Protocol):
     """A way to get answers from models."""
 
-    def open(self, model: str, max_model_len: int) -> AbstractAsyncContextManager[Callable[[Request], Stream]]:
+    def open(
+        self, model: str, vocabulary: Vocabulary | None, max_model_len: int
+    ) -> AbstractAsyncContextManager[Callable[[Request], Stream]]:
         """Start, or connect to, a model that takes so many tokens of prompt and response; gives a stream an episode."""
 
     def vocabulary(self, model: str) -> Vocabulary | None:
@@ -145,9 +147,11 @@ class InProcess:
         return Vocabulary(model)
 
     @asynccontextmanager
-    async def open(self, model: str, max_model_len: int) -> AsyncIterator[Callable[[Request], Stream]]:
+    async def open(
+        self, model: str, vocabulary: Vocabulary | None, max_model_len: int
+    ) -> AsyncIterator[Callable[[Request], Stream]]:
         """Start the engine, and shut it down at the end: the next model needs its memory."""
-        vocabulary = self.vocabulary(model)  # imports verl, which must know of the platform before vLLM does
+        assert vocabulary is not None  # made first: it imports verl, which must know of the platform before vLLM does
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -219,11 +223,12 @@ class Server:
         return None if self.messages else Vocabulary(self.tokenizer or model)
 
     @asynccontextmanager
-    async def open(self, model: str, max_model_len: int) -> AsyncIterator[Callable[[Request], Stream]]:
+    async def open(
+        self, model: str, vocabulary: Vocabulary | None, max_model_len: int
+    ) -> AsyncIterator[Callable[[Request], Stream]]:
         """Connect, and check that the server has the model."""
         from openai import AsyncOpenAI, OpenAIError
 
-        vocabulary = self.vocabulary(model)
         key = os.environ.get("OPENAI_API_KEY", "none")
         async with AsyncOpenAI(
             base_url=self.url, api_key=key, timeout=self.timeout, max_retries=self.retries

@@ -161,12 +161,12 @@ def evaluate(
                 settings.max_response_length,
                 lambda one, other: grader.grade(one, other).correct,
             )
-            vocabularies = [engine.vocabulary(model.path) for model in models]
-            for vocabulary in vocabularies:
+            vocabularies = {model: engine.vocabulary(model.path) for model in models}
+            for vocabulary in vocabularies.values():
                 _check_prompts(vocabulary, questions, settings)
-            for model in models:
-                asyncio.run(_Evaluation(model, questions, settings, rules, records, grader).run(engine))
-            figures = _figures(dict(zip(models, vocabularies, strict=True)), questions, settings, rules, records)
+            for model, vocabulary in vocabularies.items():
+                asyncio.run(_Evaluation(model, questions, settings, rules, records, grader).run(engine, vocabulary))
+            figures = _figures(vocabularies, questions, settings, rules, records)
         finally:
             grader.close()
         records.write_figures(figures)
@@ -202,7 +202,7 @@ class _Evaluation:
     grader: Grader
     failures_in_a_row: int = 0
 
-    async def run(self, engine: Engine) -> None:
+    async def run(self, engine: Engine, vocabulary: Vocabulary | None) -> None:
         """Play what has not been played, or has failed."""
         kinds = self.settings.kinds(self.rules)
         places = [
@@ -216,7 +216,7 @@ class _Evaluation:
         room = self.settings.max_prompt_length + self.settings.max_response_length
         self.grader.warm_up()
         total = len(kinds) * len(self.questions)
-        async with engine.open(self.model.path, room) as make_stream:
+        async with engine.open(self.model.path, vocabulary, room) as make_stream:
             with tqdm(
                 total=total, initial=total - len(places), desc=f"Evaluating {self.model.name}", unit="episode"
             ) as bar:

@@ -52,7 +52,9 @@ class ScriptedEngine:
         return None
 
     @asynccontextmanager
-    async def open(self, model: str, max_model_len: int) -> AsyncIterator[Callable[[Request], Stream]]:
+    async def open(
+        self, model: str, vocabulary: Vocabulary | None, max_model_len: int
+    ) -> AsyncIterator[Callable[[Request], Stream]]:
         def stream(request: Request) -> Stream:
             self.asked.append((model, request))
             return ScriptedStream(self.script, request, self.told)
