@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of questions, model and warm-up (default 0)")
     parser.add_argument("--train-questions", type=int, default=4096, help="questions to train on (default 4096)")
     parser.add_argument("--heldout-questions", type=int, default=256, help="questions held out (default 256)")
+    parser.add_argument("--hard-questions", type=int, default=256, help="harder questions held out (default 256)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,5 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         train_questions=arguments.train_questions,
         heldout_questions=arguments.heldout_questions,
+        hard_questions=arguments.hard_questions,
     )
     return 0

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from multi_attempt.episode import Episode
 from multi_attempt.grading import Verdict
 from multi_attempt.prompts import Message, PromptSet
-from multi_attempt.toy.questions import ToyQuestion, right_solution, wrong_solution
+from multi_attempt.toy.questions import KINDS, ToyQuestion, slipped_solution, solution
 from multi_attempt.toy.settings import ToySettings
 from multi_attempt.toy.tokenizer import MESSAGE_END, MESSAGE_START
 
@@ -31,20 +31,19 @@ class EncodedDialogue:
 def demonstrate(
     question: ToyQuestion, prompts: PromptSet, settings: ToySettings, generator: random.Random
 ) -> list[Message]:
-    """The messages of one episode, played with worked solutions until one is right or no attempt is left."""
+    """The messages of one episode, played with worked solutions until one is right or no attempt is left.
+
+    The first attempt takes the reading that is meant more often. So do most others: who plays insists.
+    """
     episode = Episode(question.question, generator.randint(1, settings.max_attempts), prompts)
-    wrong: list[str] = []
+    likelier = KINDS[question.kind].plus > 0.5
     while not episode.done:
-        right = generator.random() < (settings.retry_right if wrong else settings.first_right)
-        if right:
-            attempt = right_solution(question)
-        elif wrong and generator.random() < settings.repeat_wrong:
-            attempt = generator.choice(wrong)
-        else:
-            attempt = wrong_solution(question, generator)
-        if not right:
-            wrong.append(attempt)
-        episode.record(attempt, Verdict(correct=right, answer=episode.extract(attempt), method="exact"))
+        mends = bool(episode.transcript.attempts) and generator.random() < settings.retry_right
+        plus = question.plus if mends else likelier
+        slips = not mends and generator.random() < settings.slips
+        attempt = slipped_solution(question, plus, generator) if slips else solution(question, plus)
+        answer = episode.extract(attempt)
+        episode.record(attempt, Verdict(correct=answer == question.answer, answer=answer, method="exact"))
     return episode.messages
 
 

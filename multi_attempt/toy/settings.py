@@ -26,9 +26,8 @@ class ToySettings:
         weight_decay: AdamW's, on matrices only.
         max_gradient_norm: gradients are clipped to this norm.
         max_attempts: the budget of a demonstrated dialogue is uniform over {1..max_attempts}.
-        first_right: share of demonstrated first attempts that are right.
-        retry_right: share of later attempts that are right.
-        repeat_wrong: share of wrong later attempts that repeat an earlier one word for word.
+        slips: share of demonstrated solutions that hold a slip.
+        retry_right: share of later attempts that are sure to be right; the others insist on what the first said.
         max_new_tokens: longest attempt when the model is measured, in tokens.
     """
 
@@ -40,7 +39,7 @@ class ToySettings:
     max_positions: int = 1024
     tie_word_embeddings: bool = True
 
-    steps: int = 800
+    steps: int = 1600
     batch_size: int = 32
     batches_per_pool: int = 16
     learning_rate: float = 3e-3
@@ -50,8 +49,7 @@ class ToySettings:
     max_gradient_norm: float = 1.0
 
     max_attempts: int = 5
-    first_right: float = 0.4
-    retry_right: float = 0.45
-    repeat_wrong: float = 0.4
+    slips: float = 0.02
+    retry_right: float = 0.35
 
     max_new_tokens: int = 48

@@ -25,7 +25,7 @@ def warm_up(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     questions: Sequence[ToyQuestion],
-    prompts: PromptSet,
+    prompts: Sequence[PromptSet],
     settings: ToySettings,
     seed: int,
 ) -> float:
@@ -37,7 +37,7 @@ def warm_up(
         model: the model; it is left in evaluation mode.
         tokenizer: the toy tokenizer.
         questions: what the dialogues are about.
-        prompts: their wording.
+        prompts: their wordings, each of which as many have.
         settings: steps, rates, shares.
         seed: decides the dialogues and their order.
 
@@ -89,7 +89,7 @@ def collate(dialogues: Sequence[EncodedDialogue], padding: int) -> tuple[Tensor,
 def _batches(
     questions: Sequence[ToyQuestion],
     tokenizer: PreTrainedTokenizerFast,
-    prompts: PromptSet,
+    prompts: Sequence[PromptSet],
     settings: ToySettings,
     generator: random.Random,
 ) -> Iterator[tuple[list[EncodedDialogue], float]]:
@@ -97,7 +97,7 @@ def _batches(
     for first in range(0, settings.steps, settings.batches_per_pool):
         steps = min(settings.batches_per_pool, settings.steps - first)
         pool = [
-            encode_dialogue(demonstrate(question, prompts, settings, generator), tokenizer)
+            encode_dialogue(demonstrate(question, generator.choice(prompts), settings, generator), tokenizer)
             for question in generator.choices(questions, k=steps * settings.batch_size)
         ]
         pool.sort(key=lambda dialogue: len(dialogue.tokens))

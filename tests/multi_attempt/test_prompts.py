@@ -38,7 +38,7 @@ def all_texts(prompts: PromptSet, question: str, attempts: int) -> list[str]:
 
 
 def test_built_in_sets_are_those_documented() -> None:
-    assert BUILT_IN == ("boxed", "paper", "toy")
+    assert BUILT_IN == ("boxed", "paper", "toy", "toy_uncounted", "toy_untold")
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -61,12 +61,19 @@ def test_one_attempt_is_never_plural(name: str) -> None:
     assert all("1 attempts" not in text for text in all_texts(load_prompt_set(name), "Why?", 1))
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", sorted({*BUILT_IN} - {"toy_uncounted"}))
 def test_number_of_attempts_is_in_the_opening_and_in_the_feedback(name: str) -> None:
     prompts = load_prompt_set(name)
     assert any("7" in message["content"] for message in prompts.opening("Why?", 7))
     assert "7" in prompts.after_wrong("Why?", 7)["content"]
     assert "7" in prompts.after_wrong("Why?", 7, repeat_question=True)["content"]
+
+
+def test_ablations_of_the_toy_wording_leave_out_what_they_are_called_for() -> None:
+    told, uncounted, untold = (load_prompt_set(name) for name in ("toy", "toy_uncounted", "toy_untold"))
+    assert all_texts(uncounted, "Why?", 3) == all_texts(uncounted, "Why?", 4)
+    assert untold.opening("Why?", 3) == told.opening("Why?", 3)
+    assert untold.after_wrong("Why?", 3) == untold.after_unjudged("Why?", 3) == told.after_unjudged("Why?", 3)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -22,7 +22,7 @@ from multi_attempt.toy.build import build_toy
 from multi_attempt.toy.dialogues import demonstrate, encode_dialogue
 from multi_attempt.toy.model import make_model
 from multi_attempt.toy.play import play
-from multi_attempt.toy.questions import ToyQuestion, draw_questions, right_solution, wrong_solution
+from multi_attempt.toy.questions import KINDS, Split, ToyQuestion, draw_questions, slipped_solution, solution
 from multi_attempt.toy.settings import ToySettings
 from multi_attempt.toy.tokenizer import make_tokenizer
 from multi_attempt.toy.warm_up import collate, warm_up
@@ -106,52 +106,91 @@ def test_learned_are_the_assistants_tokens(tokenizer: PreTrainedTokenizerFast) -
     assert labels[0][labels[0] != -100].tolist() == learned
 
 
+SPLITS = {"train": Split(4096), "validation": Split(128), "heldout": Split(512), "hard": Split(256, hard=True)}
+
+
+def questions(count: int) -> list[ToyQuestion]:
+    return draw_questions({"train": Split(count)}, seed=0)["train"]
+
+
 def test_questions_are_apart_and_the_same_for_a_seed() -> None:
-    train, heldout = draw_questions(4096, 256, seed=3)
-    assert (len(set(train)), len(set(heldout))) == (4096, 256)
-    pairs = [{frozenset(question.question.split("+")) for question in questions} for questions in (train, heldout)]
-    assert not pairs[0] & pairs[1]
-    assert draw_questions(4096, 256, seed=3) == (train, heldout)
-    assert draw_questions(4096, 256, seed=4) != (train, heldout)
-    with pytest.raises(ValueError, match="train = 9000"):
-        draw_questions(9000, 1, seed=0)
+    drawn = draw_questions(SPLITS, seed=3)
+    assert {name: len(split) for name, split in drawn.items()} == {name: split.count for name, split in SPLITS.items()}
+    everything = [question for split in drawn.values() for question in split]
+    asked = {question.question for question in everything}
+    assert len(asked) == len(everything)
+    assert draw_questions(SPLITS, seed=3) == drawn
+    assert draw_questions(SPLITS, seed=4) != drawn
+    with pytest.raises(ValueError, match="hard = 9000 questions: only"):
+        draw_questions({"hard": Split(9000, hard=True)}, seed=0)
+
+
+def test_hard_questions_are_harder_than_any_other() -> None:
+    drawn = draw_questions(SPLITS, seed=3)
+    assert all(min(question.left, question.right) >= 70 for question in drawn["hard"])
+    others = [question for name in ("train", "validation", "heldout") for question in drawn[name]]
+    assert all(min(question.left, question.right) < 70 for question in others)
+
+
+def test_questions_that_leave_something_open_mean_one_reading_more_often() -> None:
+    drawn = questions(4096)
+    for name, kind in KINDS.items():
+        meant = [question.plus for question in drawn if question.kind == name]
+        assert len(meant) == 1024
+        assert sum(meant) / len(meant) == pytest.approx(kind.plus, abs=0.05)
+
+
+def test_guessing_the_answer_does_not_pay() -> None:
+    drawn = draw_questions(SPLITS, seed=0)["heldout"]
+    answers = [question.answer for question in drawn]
+    assert max(map(answers.count, answers)) / len(answers) < 0.03
 
 
 def test_solutions_grade_as_they_should() -> None:
-    generator = random.Random(0)
-    for question in draw_questions(100, 0, seed=0)[0]:
-        assert grade(right_solution(question), question.answer).correct
-        assert not grade(wrong_solution(question, generator), question.answer).correct
+    for question in questions(100):
+        assert grade(solution(question, question.plus), question.answer).correct
+        assert not grade(solution(question, not question.plus), question.answer).correct
 
 
-def test_slips_lead_to_their_answers() -> None:
-    question = ToyQuestion("47+38", "85")
-    assert right_solution(question) == r"47+38 7+8=15 4+3+1=8 \boxed{85}"
-    assert {wrong_solution(question, random.Random(seed)) for seed in range(50)} == {
-        r"47+38 7+8=15 4+3=7 \boxed{75}",
+def test_solutions_go_digit_by_digit() -> None:
+    question = ToyQuestion("gap", 47, 38, plus=True)
+    assert (question.question, question.answer) == ("47?38", "85")
+    assert replace(question, plus=False).answer == "9"
+    assert replace(question, kind="distance").question == "|x-47|=38"
+    assert solution(question, plus=True) == r"47+38 7+8=15 4+3+1=8 \boxed{85}"
+    assert solution(question, plus=False) == r"47-38 17-8=9 4-3-1=0 \boxed{9}"
+
+
+def test_a_slip_leads_to_its_answer() -> None:
+    question = ToyQuestion("blot", 47, 38, plus=True)
+    assert {slipped_solution(question, True, random.Random(seed)) for seed in range(50)} == {
         r"47+38 7+8=14 4+3+1=8 \boxed{84}",
         r"47+38 7+8=16 4+3+1=8 \boxed{86}",
+        r"47+38 7+8=15 4+3+1=7 \boxed{75}",
+        r"47+38 7+8=15 4+3+1=9 \boxed{95}",
     }
-    assert {wrong_solution(ToyQuestion("20+30", "50"), random.Random(seed)) for seed in range(50)} == {
-        r"20+30 0+0=0 2+3+1=6 \boxed{60}",
-        r"20+30 0+0=1 2+3=5 \boxed{51}",
+    assert r"38-37 8-7=1 3-3=1 \boxed{11}" in {
+        slipped_solution(ToyQuestion("gap", 38, 37, plus=False), False, random.Random(seed)) for seed in range(50)
     }
 
 
-def test_demonstrations_are_about_half_wrong_and_sometimes_repeat() -> None:
+def test_demonstrated_are_likelier_readings_then_insistence_and_sometimes_the_right_one() -> None:
     generator = random.Random(0)
-    first, later, repeats = [], [], 0
-    for question in draw_questions(1000, 0, seed=0)[0]:
+    first, later, repeats = [], [], []
+    for question in questions(2000):
         said = [message["content"] for message in demonstrate(question, PROMPTS, ToySettings(), generator)[1::2]]
-        right = [attempt == right_solution(question) for attempt in said]
+        right = [grade(attempt, question.answer).correct for attempt in said]
         assert not any(right[:-1])
         assert 1 <= len(said) <= 5
         first.append(right[0])
         later += right[1:]
-        repeats += len(said) - len(set(said))
-    assert 0.3 < sum(first) / len(first) < 0.5
-    assert 0.4 < sum(later) / len(later) < 0.5
-    assert repeats > 0
+        repeats += [said[index] in said[:index] for index in range(1, len(said))]
+    settings = ToySettings()
+    likelier = sum(max(kind.plus, 1 - kind.plus) for kind in KINDS.values()) / len(KINDS)
+    assert sum(first) / len(first) == pytest.approx((1 - settings.slips) * likelier, abs=0.03)
+    # Who insists is right, too, where the attempt before only slipped.
+    assert sum(later) / len(later) == pytest.approx(settings.retry_right, abs=0.07)
+    assert sum(repeats) / len(repeats) == pytest.approx(1 - settings.retry_right, abs=0.07)
 
 
 def test_saved_model(model_dir: Path) -> None:
@@ -176,11 +215,11 @@ def test_default_model_suits_the_engines() -> None:
 
 def test_warm_up_is_a_function_of_its_seed() -> None:
     tokenizer = make_tokenizer()
-    questions, _ = draw_questions(50, 0, seed=0)
+    asked = questions(50)
 
     def weights(seed: int) -> list[torch.Tensor]:
         model = make_model(tokenizer, TINY, seed=0)
-        warm_up(model, tokenizer, questions, PROMPTS, TINY, seed)
+        warm_up(model, tokenizer, asked, [PROMPTS], TINY, seed)
         return list(model.parameters())
 
     once, again, other = weights(0), weights(0), weights(1)
@@ -197,15 +236,20 @@ def test_play_counts_attempts_and_the_end_token() -> None:
             said = torch.tensor([ord("1"), END, PAD]).expand(len(input_ids), 3)
             return torch.cat([input_ids, said], dim=1)
 
-    questions = [ToyQuestion("10+11", "21"), ToyQuestion("10+12", "22")]
+    asked = [ToyQuestion("blot", 10, 11, plus=True), ToyQuestion("blot", 10, 12, plus=True)]
     options = {"attempts": 3, "max_new_tokens": 8, "seed": 0}
-    transcripts = play(Parrot(), tokenizer, questions, PROMPTS, **options)  # type: ignore[arg-type]
+    transcripts = play(Parrot(), tokenizer, asked, PROMPTS, **options)  # type: ignore[arg-type]
     assert [[attempt.span for attempt in transcript.attempts] for transcript in transcripts] == [[(0, 2)] * 3] * 2
     assert not any(attempt.truncated or attempt.well_formed for t in transcripts for attempt in t.attempts)
 
 
 def test_build_writes_once_and_notices_an_interrupted_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = {"train_questions": 8, "heldout_questions": 4, "settings": replace(TINY, max_new_tokens=4)}
+    options = {
+        "train_questions": 8,
+        "heldout_questions": 4,
+        "hard_questions": 4,
+        "settings": replace(TINY, max_new_tokens=4),
+    }
     record = build_toy(tmp_path / "toy", **options)  # type: ignore[arg-type]
     assert record == json.loads((tmp_path / "toy" / "toy.json").read_text())
     assert set(record["measured"]) >= {"first_attempt_accuracy", "first_attempt_format_rate"}
@@ -216,14 +260,15 @@ def test_build_writes_once_and_notices_an_interrupted_build(tmp_path: Path, caps
         )
         for split in ("train", "heldout")
     )
-    questions, _ = draw_questions(8, 4, seed=0)
+    drawn = draw_questions({"train": Split(8), "validation": Split(128), "heldout": Split(4)}, seed=0)
     assert train["train"][1] == {
         "data_source": "toy",
-        "prompt": [{"role": "user", "content": questions[1].question}],
+        "prompt": [{"role": "user", "content": drawn["train"][1].question}],
         "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": questions[1].answer},
+        "reward_model": {"style": "rule", "ground_truth": drawn["train"][1].answer},
         "extra_info": {"id": "1", "index": 1, "split": "train", "attempts": None},
     }
+    assert [row["data_source"] for row in heldout["train"]] == list(KINDS)
     assert [row["extra_info"] for row in heldout["train"]] == [
         {"id": str(index), "index": index, "split": "heldout", "attempts": None} for index in range(4)
     ]
