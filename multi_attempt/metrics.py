@@ -28,6 +28,7 @@ def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
         "format_rate": _mean([float(attempt.well_formed) for attempt in attempts]),
         **{f"stop/{reason.value}": float(transcript.stop is reason) for reason in StopReason},
         "tokens_per_attempt": _mean([float(attempt.span[1] - attempt.span[0]) for attempt in attempts]),
+        "generated_tokens": _generated([transcript]),
         "cached_token_fraction": transcript.cached_tokens / transcript.prompt_tokens
         if transcript.prompt_tokens
         else None,
@@ -42,7 +43,8 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
 
     Rates per attempt (``retry_success``, ``repeat_rate``, ``format_rate``, ``tokens_per_attempt``) weigh attempts
     equally, ``cached_token_fraction`` tokens; ``success_by_budget/k`` is the success of the episodes that were allowed
-    k attempts; ``grader_timeouts``, ``grader_memory_limits`` and ``episode_errors`` are counts.
+    k attempts; ``generated_tokens`` is their sum over all attempts, aborted episodes included; ``grader_timeouts``,
+    ``grader_memory_limits`` and ``episode_errors`` are counts.
 
     Args:
         transcripts: the episodes.
@@ -68,6 +70,7 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
         "format_rate": _mean(attempt.well_formed for attempt in attempts),
         **{f"stop/{reason.value}": _mean(t.stop is reason for t in transcripts) for reason in StopReason},
         "tokens_per_attempt": _mean(attempt.span[1] - attempt.span[0] for attempt in attempts),
+        "generated_tokens": _generated(transcripts),
         "cached_token_fraction": (
             sum(transcript.cached_tokens for transcript in transcripts) / prompt_tokens if prompt_tokens else None
         ),
@@ -76,6 +79,10 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
         "episode_errors": float(sum(bool(transcript.error) for transcript in transcripts)),
     }
     return {PREFIX + name: float("nan") if value is None else value for name, value in values.items()}
+
+
+def _generated(transcripts: Sequence[Transcript]) -> float:
+    return float(sum(attempt.span[1] - attempt.span[0] for t in transcripts for attempt in t.attempts))
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -25,6 +25,7 @@ NAMES = {
     "stop/truncated",
     "stop/aborted",
     "tokens_per_attempt",
+    "generated_tokens",
     "cached_token_fraction",
     "grader_timeouts",
     "grader_memory_limits",
@@ -125,6 +126,7 @@ def test_measures_of_a_solved_episode() -> None:
             "stop/truncated": 0.0,
             "stop/aborted": 0.0,
             "tokens_per_attempt": 30.0,
+            "generated_tokens": 90.0,
             "cached_token_fraction": 0.8,
             "grader_timeouts": 0.0,
             "grader_memory_limits": 0.0,
@@ -148,6 +150,7 @@ def test_measures_of_a_failed_episode() -> None:
             "stop/truncated": 0.0,
             "stop/aborted": 0.0,
             "tokens_per_attempt": 55.0,
+            "generated_tokens": 110.0,
             "cached_token_fraction": 0.0,
             "grader_timeouts": 2.0,
             "grader_memory_limits": 0.0,
@@ -197,6 +200,8 @@ def test_measures_of_a_batch() -> None:
         # Seven attempts; four of them in the right format.
         "format_rate": 4 / 7,
         "tokens_per_attempt": (10 + 20 + 30 + 40 + 50 + 60 + 70) / 7,
+        # Those of the broken episode were generated too.
+        "generated_tokens": 280.0 + 20.0,
         # Of all six.
         "stop/correct": 2 / 6,
         "stop/exhausted": 1 / 6,
