@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from multi_attempt.evaluation.comparison import main_protocol, paper_curves
+from multi_attempt.evaluation.seeds import HIGH, LOW
 from multi_attempt.evaluation.statistics import MACRO
 from multi_attempt.evaluation.tables import benchmark_groups, figures_of
 
@@ -101,24 +102,28 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def training_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Figure:
+def training_curves(
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], panels: Sequence[Panel] = PANELS
+) -> Figure:
     """Draw reward and rates over the training steps.
 
     Args:
-        runs: the name and the steps of one run or several; a step has ``step`` and the metrics of ``PANELS``, of which
-            null or missing values leave a gap. Of several, each metric has a panel with a line for each run.
+        runs: the name and the steps of one run or several; a step has ``step`` and metrics, of which null leaves a gap;
+            one that a step lacks was not measured there. Of several, each metric has a panel with a line for each run.
+            An interval that goes with a metric (:func:`multi_attempt.evaluation.seeds.training_over_seeds`) is shaded.
+        panels: what to show.
     """
     steps = max(len(metrics) for _, metrics in runs)
     smooth = steps >= 3 * SMOOTHED_OVER
     if len(runs) == 1:
         figure = _figure(10.0, 3.5)
-        grid = figure.add_gridspec(1, len(PANELS), left=0.055, right=0.985, top=0.66, bottom=0.135, wspace=0.22)
-        for column, panel in enumerate(PANELS):
+        grid = figure.add_gridspec(1, len(panels), left=0.055, right=0.985, top=0.66, bottom=0.135, wspace=0.22)
+        for column, panel in enumerate(panels):
             lines = [(runs[0][1], series) for series in panel.series]
             _training_panel(figure.add_subplot(grid[0, column]), panel.title, panel.rate, lines, smooth)
         _legend_in_panels(figure)
     else:
-        figure = _training_of_several(runs, smooth)
+        figure = _training_of_several(runs, panels, smooth)
     note = (
         f"Thin lines: each step. Thick lines: mean over {SMOOTHED_OVER} steps."
         if smooth
@@ -384,9 +389,11 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
         text.set_fontweight("bold")
 
 
-def _training_of_several(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], smooth: bool) -> Figure:
+def _training_of_several(
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], panels: Sequence[Panel], smooth: bool
+) -> Figure:
     """A panel for each metric, with a line for each run."""
-    shown = [(panel, series) for panel in PANELS for series in panel.series]
+    shown = [(panel, series) for panel in panels for series in panel.series]
     colours = [STRONG[index % len(STRONG)] for index in range(len(runs))]
     _, rows = _legend_shape([name for name, _ in runs], 10.0)
     height = 6.25 + _ROW * rows
@@ -418,11 +425,15 @@ def _training_panel(
 ) -> None:
     _clean(axes)
     for metrics, series in lines:
-        steps = [row["step"] for row in metrics]
-        values = [_number(row.get(series.metric)) for row in metrics]
+        measured = [row for row in metrics if series.metric in row]
+        steps = [row["step"] for row in measured]
+        values = [_number(row[series.metric]) for row in measured]
+        low, high = ([_number(row.get(f"{series.metric}:{end}")) for row in measured] for end in (LOW, HIGH))
+        axes.fill_between(steps, low, high, color=series.colour, alpha=0.15, linewidth=0)
         # A marker keeps a value without neighbours visible, which a line alone would not show.
-        marker = None if smooth else "o"
-        if smooth:
+        smoothed = smooth and len(measured) >= 3 * SMOOTHED_OVER
+        marker = None if smoothed else "o"
+        if smoothed:
             axes.plot(steps, values, color=series.colour, linewidth=0.8, alpha=0.3, clip_on=False)
             values = _moving_mean(values, SMOOTHED_OVER)
         axes.plot(

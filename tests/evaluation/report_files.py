@@ -40,6 +40,7 @@ def figures(accuracy: Sequence[float | None], failed: int = 0, width: float = 0.
         "measures": {
             "first_attempt_accuracy": [accuracy[0]] * len(accuracy),
             "right_after_wrong": [None, *([0.25] * (len(accuracy) - 1))],
+            "repeat_rate": [None, *([0.5] * (len(accuracy) - 1))],
             "tokens_used": [123.456] * len(accuracy),
         },
     }
