@@ -40,6 +40,7 @@ _METRICS = {
     "format_rate",
     *(f"stop/{reason}" for reason in ("correct", "exhausted", "truncated", "aborted")),
     "tokens_per_attempt",
+    "generated_tokens",
     "cached_token_fraction",
     "grader_timeouts",
     "grader_memory_limits",
@@ -64,6 +65,7 @@ class Run:
             "actor_rollout_ref.actor.ppo_mini_batch_size=8",
             # High enough that a rollout with the weights of the step before would show.
             "actor_rollout_ref.actor.optim.lr=1e-2",
+            "trainer.critic_warmup=0",
             "trainer.logger=[console,file]",
             f"trainer.rollout_data_dir={self.rollouts}",
             f"trainer.default_local_dir={folder / 'checkpoints'}",
