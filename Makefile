@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test fuzz lint clean
+.PHONY: help quickstart reproduce test fuzz lint clean
 
 python := .venv/bin/python
 export PYTHON TORCH_INDEX
@@ -13,6 +13,9 @@ help:  ## show this help
 
 quickstart: .venv/complete  ## train a tiny model with multi-attempt PPO and report on it, in outputs/quickstart
 	$(python) launch/quickstart.py --seed $(or $(SEED),0)
+
+reproduce: .venv/complete  ## the experiment of docs/reproduce: multi-attempt against single-turn training, under two hours
+	$(python) launch/reproduce.py
 
 test: lint  ## all that a change must pass: lint, types and tests
 	$(python) -m pytest $(PYTEST)
