@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import report_files
 import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from reproduce_plan import CONFIG, START, Choice, TrainingRun, choose, training_runs
 from reproduce_results import write_results
@@ -31,9 +32,18 @@ SMALL: dict[str, Any] = {
 KINDS = ["sum", "sign"]
 
 
-def composed(run: TrainingRun) -> dict[str, Any]:
+@pytest.fixture(scope="module", autouse=True)
+def hydra_configs() -> Iterator[None]:
+    """Makes ``hydra.compose`` look where ``verl.trainer.main_ppo`` does, whatever other tests have set up."""
+    others = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose(CONFIG, overrides=list(run.overrides))
+        yield
+    GlobalHydra.instance().hydra = others
+
+
+def composed(run: TrainingRun) -> dict[str, Any]:
+    config = compose(CONFIG, overrides=list(run.overrides))
     load_settings(config.multi_attempt)
     content = OmegaConf.to_container(config, resolve=True)
     assert isinstance(content, dict)
