@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from runs import cli, prepare_process, run, seeded, train
+from runs import cli, evaluate, prepare_process, run, seeded, train
 
 from multi_attempt.evaluation.report import headline, read_evaluation, read_metrics
 
@@ -39,7 +39,13 @@ def main() -> int:
     run([*cli("toy"), "--output", str(toy), "--seed", str(arguments.seed)])
     checkpoints = train(output, arguments.steps, [f"toy={toy.resolve()}", *seeded(arguments.seed)])
     if not arguments.skip_evaluation:
-        evaluate(output, toy, checkpoints / f"global_step_{arguments.steps}" / "actor" / "huggingface")
+        trained = checkpoints / f"global_step_{arguments.steps}" / "actor" / "huggingface"
+        how = [
+            *("--data", str(toy / "heldout.parquet"), "--attempts", "5", "--protocols", "all"),
+            *("--prompts", "toy", "--max-tokens-per-attempt", "48"),
+            *("--max-prompt-length", "64", "--max-response-length", "384"),
+        ]
+        evaluate({BEFORE: toy / "model", AFTER: trained}, how, output)
         run([*cli("report"), str(output)])
         print()
         for sentence in headline(read_metrics(output / "metrics.jsonl"), read_evaluation(output / "eval.json")):
@@ -47,23 +53,6 @@ def main() -> int:
         show_dialogue(output / "episodes.jsonl")
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at {output / 'report.html'}")
     return 0
-
-
-def evaluate(output: Path, toy: Path, trained: Path) -> None:
-    """Accuracy on held-out questions by attempts under all protocols, before and after training."""
-    run(
-        [
-            *cli("eval"),
-            *("--model", f"{BEFORE}={toy / 'model'}", "--model", f"{AFTER}={trained}"),
-            *("--data", str(toy / "heldout.parquet"), "--attempts", "5", "--protocols", "all"),
-            *("--output", str(output)),
-            *("--prompts", "toy", "--max-tokens-per-attempt", "48"),
-            *("--max-prompt-length", "64", "--max-response-length", "384"),
-            *("--dtype", "float32", "--engine", "enforce_eager=true", "--engine", "block_size=32"),
-        ],
-        VLLM_LOGGING_LEVEL="ERROR",
-        VLLM_CPU_KVCACHE_SPACE="1",
-    )
 
 
 def show_dialogue(path: Path) -> None:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from reproduce_plan import CONFIG, Choice, choose, training_runs
+from reproduce_plan import CONFIG, choose, training_runs
 from reproduce_results import write_results
-from runs import cli, prepare_process, run, train
+from runs import cli, evaluate, prepare_process, run, train
 
 
 def main() -> int:
@@ -41,27 +40,15 @@ def main() -> int:
     choices = choose(plan, runs, toy)
     print(f"\nEvaluation ({_minutes(started)} so far)", flush=True)
     for name, group in choices.items():
-        evaluate(plan, toy, group, arguments.output / "evaluation" / name)
+        how = [  # the same for all of a group
+            *("--data", str(toy / "heldout.parquet"), str(toy / "hard.parquet")),
+            *("--protocols", *group[0].protocols, "--prompts", group[0].prompts),
+            *plan["evaluation"],
+        ]
+        evaluate({choice.name: choice.model for choice in group}, how, arguments.output / "evaluation" / name)
     write_results(plan, runs, choices, arguments.output, arguments.results)
     print(f"\nDone in {_minutes(started)}. Look at {arguments.results / 'results.md'}")
     return 0
-
-
-def evaluate(plan: dict[str, Any], toy: Path, choices: Sequence[Choice], output: Path) -> None:
-    """Evaluate chosen checkpoints that share prompts and protocols on both held-out sets."""
-    models = {choice.name: choice.model for choice in choices}
-    run(
-        [
-            *cli("eval"),
-            *(argument for name, model in models.items() for argument in ("--model", f"{name}={model}")),
-            *("--data", str(toy / "heldout.parquet"), str(toy / "hard.parquet")),
-            *("--protocols", *choices[0].protocols, "--prompts", choices[0].prompts),
-            *plan["evaluation"],
-            *("--output", str(output)),
-        ],
-        VLLM_LOGGING_LEVEL="ERROR",
-        VLLM_CPU_KVCACHE_SPACE="1",
-    )
 
 
 def _minutes(started: float) -> str:

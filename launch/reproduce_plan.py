@@ -12,6 +12,7 @@ from typing import Any
 from runs import seeded
 
 from multi_attempt.evaluation.run_files import read_metrics
+from verl_ext.best_checkpoint import validation_accuracies
 
 CONFIG = "reproduce"
 """The config of all training runs."""
@@ -138,9 +139,8 @@ def scores(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
     """The steps that validated, with their mean accuracy over the validation sets."""
     found = []
     for row in metrics:
-        accuracies = [value for name, value in row.items() if name.startswith("val-core/") and "/acc/" in name]
-        if accuracies:
-            found.append((row["step"], fmean(accuracies)))
+        if accuracies := validation_accuracies(row):
+            found.append((row["step"], fmean(accuracies.values())))
     return found
 
 

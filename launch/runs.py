@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,21 @@ def merge_metrics(output: Path) -> Path:
     path = output / "metrics.jsonl"
     path.write_text("".join(json.dumps(steps[step]) + "\n" for step in sorted(steps)))
     return path
+
+
+def evaluate(models: Mapping[str, Path], arguments: Sequence[str], output: Path) -> None:
+    """Evaluate models, given by the names to call them, on CPU in the precision that they are trained in."""
+    run(
+        [
+            *cli("eval"),
+            *(argument for name, model in models.items() for argument in ("--model", f"{name}={model}")),
+            *arguments,
+            *("--dtype", "float32", "--engine", "enforce_eager=true", "--engine", "block_size=32"),
+            *("--output", str(output)),
+        ],
+        VLLM_LOGGING_LEVEL="ERROR",
+        VLLM_CPU_KVCACHE_SPACE="1",
+    )
 
 
 def run(command: list[str], **environment: str) -> None:

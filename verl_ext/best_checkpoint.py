@@ -23,6 +23,11 @@ _RECORD = "best.json"
 _logger = logging.getLogger(__name__)
 
 
+def validation_accuracies(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracies on the validation sets among a step's metrics; checkpoints are chosen by their mean."""
+    return {name: float(value) for name, value in metrics.items() if _ACCURACY.fullmatch(name)}
+
+
 class BestCheckpoint:
     """The folder ``best`` of a run: the model in Hugging Face format, and ``best.json``, which says of which step.
 
@@ -50,7 +55,7 @@ class BestCheckpoint:
             step: the step that was validated.
             metrics: verl's validation metrics of it.
         """
-        accuracies = {name: float(value) for name, value in metrics.items() if _ACCURACY.fullmatch(name)}
+        accuracies = validation_accuracies(metrics)
         saved = self._checkpoints / f"global_step_{step}"
         if not accuracies or not saved.is_dir():
             return

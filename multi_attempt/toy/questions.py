@@ -61,7 +61,7 @@ class ToyQuestion:
 
     @property
     def question(self) -> str:
-        """The question's text, e.g. ``47+38``."""
+        """The question's text, e.g. ``47?38``."""
         return KINDS[self.kind].text.format(self.left, self.right)
 
     @property
