@@ -29,6 +29,7 @@ from multi_attempt.grading import Grader, Verdict
 from multi_attempt.prompts import Message
 from multi_attempt.turns import end_of_turn_ids
 from verl_ext.plugin import NAME
+from verl_ext.sampling import request_parameters
 
 TRANSCRIPT_KEY = "multi_attempt"
 """Where the episode's transcript stands in ``AgentLoopOutput.extra_fields``."""
@@ -89,6 +90,7 @@ class _Shared:
     settings: TaskSettings
     grader: Grader
     end_ids: frozenset[int]
+    request_parameters: dict[str, Any]
 
 
 @register(NAME)
@@ -106,8 +108,12 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             grader = settings.grader.make()
             grader.warm_up()
             end_ids = end_of_turn_ids(self.tokenizer, self.apply_chat_template_kwargs)
-            cls._shared = _Shared(self.config, settings, grader, end_ids)
-        self._settings, self._grader, self._end_ids = cls._shared.settings, cls._shared.grader, cls._shared.end_ids
+            cls._shared = _Shared(
+                self.config, settings, grader, end_ids, request_parameters(self.rollout_config.name, end_ids)
+            )
+        shared = cls._shared
+        self._settings, self._grader, self._end_ids = shared.settings, shared.grader, shared.end_ids
+        self._request_parameters = shared.request_parameters
         self._response_length: int = self.rollout_config.response_length
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
@@ -169,7 +175,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
 
     async def generate(self, request_id: str, ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
         """Ask the engine; again when it aborted the generation (as for a weight update)."""
-        sampling_params = {**sampling_params, "stop_token_ids": sorted(self._end_ids)}
+        sampling_params = {**sampling_params, **self._request_parameters}
         for _ in range(self._settings.episode.abort_retries + 1):
             output = await self.server_manager.generate(
                 request_id=request_id, prompt_ids=ids, sampling_params=dict(sampling_params)

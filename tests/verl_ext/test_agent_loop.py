@@ -20,6 +20,7 @@ from verl.experimental.agent_loop.agent_loop import (
 )
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from multi_attempt.budget import draw_attempts
 from multi_attempt.config import GraderSettings
@@ -27,6 +28,7 @@ from multi_attempt.grading import Grader
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
 from multi_attempt.turns import end_of_turn_ids
 from verl_ext.agent_loop import MultiAttemptAgentLoop, TokenStream
+from verl_ext.sampling import request_parameters
 
 if TYPE_CHECKING:
     from tests.verl_ext.conftest import FakeServer
@@ -333,7 +335,18 @@ async def test_verls_sampling_parameters_reach_the_engine(play: Play, server: Fa
     server.script = [WRONG, RIGHT]
     await play(attempts=2)
     for call, room in zip(server.calls, (200, 160), strict=True):
-        assert call.sampling_params == {**SAMPLING, "max_tokens": room, "stop_token_ids": [END]}
+        assert call.sampling_params == {**SAMPLING, "max_tokens": room, **request_parameters("vllm", {END})}
+
+
+def test_vllm_is_asked_for_one_output_without_text() -> None:
+    parameters = SamplingParams(**request_parameters("vllm", {END, PAD}))
+    assert parameters.stop_token_ids == [PAD, END]
+    assert parameters.output_kind is RequestOutputKind.FINAL_ONLY
+    assert not parameters.detokenize
+
+
+def test_another_engine_is_asked_for_nothing_that_it_does_not_know() -> None:
+    assert request_parameters("sglang", {END, PAD}) == {"stop_token_ids": [PAD, END]}
 
 
 async def test_weight_versions_are_those_of_the_first_and_the_last_attempt(play: Play, server: FakeServer) -> None:
