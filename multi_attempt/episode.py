@@ -67,6 +67,7 @@ class Transcript:
         attempts: the attempts made, in order.
         prompt_tokens: prompt tokens sent to the engine for the second and later attempts, over all of them.
         cached_tokens: how many of those the engine found in its prefix cache.
+        seconds: how long the episode waited, by what it waited for: ``generate``, ``grade``, ``tokens``.
         error: what went wrong, for an episode that failed; else empty.
     """
 
@@ -75,6 +76,7 @@ class Transcript:
     attempts: list[Attempt] = field(default_factory=list)
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
     error: str = ""
 
     @property

@@ -9,6 +9,9 @@ from multi_attempt.episode import StopReason, Transcript
 PREFIX = "multi_attempt/"
 """What the names of training metrics begin with."""
 
+WAITS = ("generate", "grade", "tokens")
+"""What an episode waits for: the engine, the grader, the tokeniser."""
+
 
 def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
     """The measures of one episode: always the same keys, None where a measure does not apply.
@@ -32,6 +35,7 @@ def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
         "cached_token_fraction": transcript.cached_tokens / transcript.prompt_tokens
         if transcript.prompt_tokens
         else None,
+        **{f"seconds/{wait}": transcript.seconds.get(wait) for wait in WAITS},
         "grader_timeouts": float(sum(attempt.reason == "timeout" for attempt in attempts)),
         "grader_memory_limits": float(sum(attempt.reason == "memory" for attempt in attempts)),
         "episode_errors": float(bool(transcript.error)),
@@ -43,8 +47,8 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
 
     Rates per attempt (``retry_success``, ``repeat_rate``, ``format_rate``, ``tokens_per_attempt``) weigh attempts
     equally, ``cached_token_fraction`` tokens; ``success_by_budget/k`` is the success of the episodes that were allowed
-    k attempts; ``generated_tokens`` is their sum over all attempts, aborted episodes included; ``grader_timeouts``,
-    ``grader_memory_limits`` and ``episode_errors`` are counts.
+    k attempts; ``generated_tokens`` is their sum over all attempts, aborted episodes included; ``seconds/...`` is how
+    long an episode waited, in the mean; ``grader_timeouts``, ``grader_memory_limits``, ``episode_errors`` are counts.
 
     Args:
         transcripts: the episodes.
@@ -74,6 +78,12 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
         "cached_token_fraction": (
             sum(transcript.cached_tokens for transcript in transcripts) / prompt_tokens if prompt_tokens else None
         ),
+        **{
+            f"seconds/{wait}": _mean(
+                transcript.seconds[wait] for transcript in transcripts if wait in transcript.seconds
+            )
+            for wait in WAITS
+        },
         "grader_timeouts": float(sum(attempt.reason == "timeout" for attempt in attempts)),
         "grader_memory_limits": float(sum(attempt.reason == "memory" for attempt in attempts)),
         "episode_errors": float(sum(bool(transcript.error) for transcript in transcripts)),

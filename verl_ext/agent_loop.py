@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -33,6 +34,9 @@ from verl_ext.sampling import request_parameters
 
 TRANSCRIPT_KEY = "multi_attempt"
 """Where the episode's transcript stands in ``AgentLoopOutput.extra_fields``."""
+
+# What an episode waits for, and the name of the timer; the first two are fields of verl's AgentLoopMetrics.
+_TIMERS = {"generate": "generate_sequences", "grade": "tool_calls", "tokens": "tokens"}
 
 _logger = logging.getLogger(__name__)
 
@@ -136,7 +140,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 repeat_question=self._settings.repeat_question,
             ),
             tokens=TokenStream(),
-            metrics={"generate_sequences": 0.0, "tool_calls": 0.0},
+            metrics=dict.fromkeys(_TIMERS.values(), 0.0),
             extra_fields={"min_global_steps": step, "max_global_steps": step},
         )
         gold = str(kwargs["reward_model"]["ground_truth"])
@@ -161,7 +165,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         """Play the episode to its end."""
 
         async def grade(answer: str | None, gold: str) -> Verdict:
-            with simple_timer("tool_calls", rollout.metrics):
+            with simple_timer(_TIMERS["grade"], rollout.metrics):
                 return await self._grader.grade_async(answer, gold)
 
         await play(
@@ -191,6 +195,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
     def _output(self, rollout: _Rollout) -> AgentLoopOutput:
         """The finished episode in verl's form; a failed one as a single masked token."""
         tokens, transcript = rollout.tokens, rollout.episode.transcript
+        transcript.seconds = {wait: rollout.metrics[name] for wait, name in _TIMERS.items()}
         if transcript.stop is StopReason.ABORTED:
             filler = self.tokenizer.eos_token_id
             tokens = TokenStream(
@@ -229,14 +234,18 @@ class _VerlStream:
     def used(self) -> int:
         return len(self._rollout.tokens.mask)
 
+    def _tokens_timer(self) -> AbstractContextManager[None]:
+        return simple_timer(_TIMERS["tokens"], self._rollout.metrics)
+
     async def open(self, messages: list[Message]) -> None:
         tokens = self._rollout.tokens
-        tokens.ids = list(await self._loop.ct_build_initial_tokens(messages))
+        with self._tokens_timer():
+            tokens.ids = list(await self._loop.ct_build_initial_tokens(messages))
         tokens.prompt_length = len(tokens.ids)
 
     async def respond(self, limit: int) -> Response:
         tokens = self._rollout.tokens
-        with simple_timer("generate_sequences", self._rollout.metrics):
+        with simple_timer(_TIMERS["generate"], self._rollout.metrics):
             output = await self._loop.generate(
                 self._request_id, tokens.ids, {**self._sampling_params, "max_tokens": limit}
             )
@@ -245,18 +254,20 @@ class _VerlStream:
         if not response_ids:
             raise RuntimeError("the engine generated no token, not even one that ends the turn")
         log_probs = [] if tokens.log_probs is None and output.log_probs is not None else tokens.log_probs
-        merged, mask, log_probs = await self._loop.ct_merge_assistant_token(
-            tokens.ids, response_ids, tokens.mask, log_probs, assistant_logprobs=output.log_probs
-        )
-        tokens.extend(merged.token_ids, mask, log_probs)
-        text, truncated = self._loop.text_of(response_ids)
+        with self._tokens_timer():
+            merged, mask, log_probs = await self._loop.ct_merge_assistant_token(
+                tokens.ids, response_ids, tokens.mask, log_probs, assistant_logprobs=output.log_probs
+            )
+            tokens.extend(merged.token_ids, mask, log_probs)
+            text, truncated = self._loop.text_of(response_ids)
         return Response(text, (start, self.used), truncated)
 
     async def tell(self, answered: list[Message], messages: list[Message], room: int) -> bool:
         tokens = self._rollout.tokens
-        merged, mask, log_probs = await self._loop.ct_merge_context_msg(
-            answered, messages, tokens.ids, tokens.mask, tokens.log_probs
-        )
+        with self._tokens_timer():
+            merged, mask, log_probs = await self._loop.ct_merge_context_msg(
+                answered, messages, tokens.ids, tokens.mask, tokens.log_probs
+            )
         if len(mask) >= room:
             return False
         tokens.extend(merged.token_ids, mask, log_probs)

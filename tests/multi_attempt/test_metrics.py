@@ -26,6 +26,7 @@ NAMES = {
     "stop/aborted",
     "tokens_per_attempt",
     "generated_tokens",
+    *(f"seconds/{wait}" for wait in ("generate", "grade", "tokens")),
     "cached_token_fraction",
     "grader_timeouts",
     "grader_memory_limits",
@@ -55,6 +56,7 @@ SOLVED_LATE = Transcript(
     [attempt(tokens=20, well_formed=False), attempt(tokens=30, repeated=True), attempt(True, tokens=40)],
     prompt_tokens=300,
     cached_tokens=240,
+    seconds={"generate": 3.0, "grade": 0.5, "tokens": 0.25},
 )
 FAILED = Transcript(
     2,
@@ -62,6 +64,7 @@ FAILED = Transcript(
     [attempt(tokens=50, reason="timeout"), attempt(tokens=60, well_formed=False, reason="timeout")],
     prompt_tokens=100,
     cached_tokens=0,
+    seconds={"generate": 5.0, "grade": 0.0, "tokens": 0.75},
 )
 CUT = Transcript(3, StopReason.TRUNCATED, [attempt(tokens=70, well_formed=False)])
 CUT_BEFORE_THE_FIRST_ATTEMPT = Transcript(3, StopReason.TRUNCATED)
@@ -127,6 +130,9 @@ def test_measures_of_a_solved_episode() -> None:
             "stop/aborted": 0.0,
             "tokens_per_attempt": 30.0,
             "generated_tokens": 90.0,
+            "seconds/generate": 3.0,
+            "seconds/grade": 0.5,
+            "seconds/tokens": 0.25,
             "cached_token_fraction": 0.8,
             "grader_timeouts": 0.0,
             "grader_memory_limits": 0.0,
@@ -151,6 +157,9 @@ def test_measures_of_a_failed_episode() -> None:
             "stop/aborted": 0.0,
             "tokens_per_attempt": 55.0,
             "generated_tokens": 110.0,
+            "seconds/generate": 5.0,
+            "seconds/grade": 0.0,
+            "seconds/tokens": 0.75,
             "cached_token_fraction": 0.0,
             "grader_timeouts": 2.0,
             "grader_memory_limits": 0.0,
@@ -202,6 +211,10 @@ def test_measures_of_a_batch() -> None:
         "tokens_per_attempt": (10 + 20 + 30 + 40 + 50 + 60 + 70) / 7,
         # Those of the broken episode were generated too.
         "generated_tokens": 280.0 + 20.0,
+        # Of the two that say.
+        "seconds/generate": (3.0 + 5.0) / 2,
+        "seconds/grade": (0.5 + 0.0) / 2,
+        "seconds/tokens": (0.25 + 0.75) / 2,
         # Of all six.
         "stop/correct": 2 / 6,
         "stop/exhausted": 1 / 6,

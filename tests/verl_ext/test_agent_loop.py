@@ -25,6 +25,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from multi_attempt.budget import draw_attempts
 from multi_attempt.config import GraderSettings
 from multi_attempt.grading import Grader
+from multi_attempt.metrics import WAITS
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
 from multi_attempt.turns import end_of_turn_ids
 from verl_ext.agent_loop import MultiAttemptAgentLoop, TokenStream
@@ -363,6 +364,15 @@ async def test_without_weight_versions_the_step_is_taken(play: Play, server: Fak
     server.script = [RIGHT]
     output = await play(attempts=1, step=4)
     assert (output.extra_fields["min_global_steps"], output.extra_fields["max_global_steps"]) == (4, 4)
+
+
+async def test_an_episode_says_how_long_it_waited_and_for_what(play: Play, server: FakeServer) -> None:
+    server.script = [WRONG, RIGHT]
+    output = await play(attempts=2)
+    seconds = transcript(output)["seconds"]
+    assert set(seconds) == set(WAITS)
+    assert all(value > 0 for value in seconds.values())
+    assert seconds["generate"] == output.metrics.generate_sequences
 
 
 async def test_cached_prompt_tokens_are_counted_from_the_second_attempt_on(play: Play, server: FakeServer) -> None:

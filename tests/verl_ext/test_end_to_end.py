@@ -41,6 +41,7 @@ _METRICS = {
     *(f"stop/{reason}" for reason in ("correct", "exhausted", "truncated", "aborted")),
     "tokens_per_attempt",
     "generated_tokens",
+    *(f"seconds/{wait}" for wait in ("generate", "grade", "tokens")),
     "cached_token_fraction",
     "grader_timeouts",
     "grader_memory_limits",
