@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart reproduce test fuzz lint clean
+.PHONY: help quickstart reproduce bench test fuzz lint clean
 
 python := .venv/bin/python
 export PYTHON TORCH_INDEX
@@ -16,6 +16,11 @@ quickstart: .venv/complete  ## train a tiny model with multi-attempt PPO and rep
 
 reproduce: .venv/complete  ## the experiment of docs/reproduce: multi-attempt against single-turn training, under two hours
 	$(python) launch/reproduce.py
+
+bench: .venv/complete  ## the figures of docs/performance.md, in twenty minutes, in outputs/bench
+	$(python) benchmarks/rollout.py
+	$(python) benchmarks/trace.py
+	PYTHONPATH=$(CURDIR)/launch:$(CURDIR)/benchmarks $(python) benchmarks/steps.py
 
 test: lint  ## all that a change must pass: lint, types and tests
 	$(python) -m pytest $(PYTEST)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 # verl and vLLM read these when they are imported.
@@ -43,6 +43,9 @@ LETTERS = [*range(ord("a"), ord("z") + 1)]
 
 GOLD = "-1"
 """The gold answer of every question; no attempt gives it."""
+
+BLOCK = 32
+"""Tokens in a block of the prefix cache, as in the CPU config."""
 
 LONGEST = 10
 """The longest attempt, in medians."""
@@ -187,7 +190,7 @@ async def open_engine(folder: Path, *, at_once: int, longest: int) -> AsyncItera
             max_model_len=longest,
             enforce_eager=True,
             enable_prefix_caching=True,
-            block_size=32,
+            block_size=BLOCK,
             max_num_seqs=at_once,
             max_num_batched_tokens=max(8192, longest),
             disable_log_stats=True,
@@ -211,15 +214,26 @@ SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty":
 """Sampling parameters as verl's agent loop worker makes them."""
 
 
-async def by_agent_loop(name: str, config: DictConfig, engine: Engine, work: Work) -> list[AgentLoopOutput]:
+class Client(Protocol):
+    """What an agent loop asks: an :class:`Engine`, or several behind a router."""
+
+    tokenizer: Any
+
+    async def generate(
+        self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
+    ) -> TokenOutput:
+        """See ``verl.workers.rollout.llm_server.LLMServerClient``."""
+
+
+async def by_agent_loop(name: str, config: DictConfig, client: Client, work: Work) -> list[AgentLoopOutput]:
     """All episodes at once, each in an agent loop of its own, as verl's ``AgentLoopWorker._run_agent_loop`` has it."""
 
     async def episode(row: int, lengths: Sequence[int]) -> AgentLoopOutput:
         loop = hydra.utils.instantiate(
             config=_agent_loop_registry[name],
             trainer_config=DictConfigWrap(config=config),
-            server_manager=engine,
-            tokenizer=engine.tokenizer,
+            server_manager=client,
+            tokenizer=client.tokenizer,
             processor=None,
             hf_model_type="qwen2",
             dataset_cls=RLHFDataset,

@@ -261,18 +261,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, nargs="+", default=[1, 64, 256, 512], help="how many at once")
     parser.add_argument("--attempts", type=int, nargs="+", default=[1, 2, 5], help="of each episode")
-    parser.add_argument("--median", type=int, default=24, help="tokens of the median attempt")
+    parser.add_argument("--median", type=int, default=20, help="tokens of the median attempt")
     parser.add_argument(
         "--long",
         type=int,
         nargs=3,
-        default=[64, 5, 100],
+        default=[32, 5, 120],
         metavar=("EPISODES", "ATTEMPTS", "MEDIAN"),
         help="one more comparison, with attempts as long as a real model's are beside a chunk",
     )
     parser.add_argument("--batch", type=int, default=256, help="dialogues in a lock-step batch")
     parser.add_argument("--chunk", type=int, default=64, help="tokens in a lock-step round")
-    parser.add_argument("--repeats", type=int, default=8, help="of ours against the single-turn loop")
+    parser.add_argument("--repeats", type=int, default=6, help="of ours against the single-turn loop")
     parser.add_argument("--seed", type=int, default=0, help="of the lengths")
     parser.add_argument("--json", type=Path, default=Path("outputs/bench/rollout.json"), help="where all figures go")
     arguments = parser.parse_args()
