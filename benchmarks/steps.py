@@ -52,8 +52,8 @@ _WARM_UP_STEPS = 300  # enough to end an attempt with an answer
 _LONG_RESPONSE = 384
 _MEBIBYTE = 1 << 20
 _LEAST_MEBIBYTES = 30  # shells and helpers are of no interest
-_POLL_SECONDS = 0.1
-_MEMORY_SECONDS = 2.0
+_POLL_SECONDS = 0.2
+_MEMORY_SECONDS = 5.0
 _TRAINING = ("TaskRunnerV1", "WorkerDict")
 
 
@@ -331,7 +331,7 @@ def main() -> None:
         f"data.max_response_length={_LONG_RESPONSE}",
     ]
     few = measure(folder, "few-episodes", toy, 16, arguments.memory_steps, [1, 1, 1, 2, 2, 2, 5, 5, 5, 1])
-    many = measure(folder, "many-episodes", toy, 256, 3, [5])
+    many = measure(folder, "many-episodes", toy, 256, 2, [2])
     tokens = measure(folder, "many-tokens", small, 16, 3, [1], *long)
     larger = measure(folder, "larger-model", large, 16, 3, [1], *long)
     runs = [few, many, tokens, larger]
@@ -343,7 +343,7 @@ def main() -> None:
     long_responses = point(f"{_LONG_RESPONSE}", tokens, slice(1, None))
     panels = {
         "attempts, 16 episodes": [one, two, five],
-        "episodes, N = 5": [replace(five, label="16"), point("256", many, slice(1, None))],
+        "episodes, N = 2": [replace(two, label="16"), point("256", many, slice(1, None))],
         "tokens an episode, N = 1": [replace(one, label=f"{one.tokens / 16:.0f}"), long_responses],
         f"parameters, {_LONG_RESPONSE} tokens": [
             replace(long_responses, label=parameters(small)),

@@ -21,6 +21,7 @@ from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 from verl.trainer.config.algorithm import AlgoConfig
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
+from verl.utils.profiler import ProfilerConfig
 from verl.workers.config import FSDPActorConfig, FSDPCriticConfig, HFModelConfig, RolloutConfig
 
 from multi_attempt.config import TaskSettings, load_settings
@@ -134,6 +135,24 @@ def test_the_config_runs_the_plugin_and_its_check(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_tasks_settings_are_valid(name: str) -> None:
     assert isinstance(load_settings(compose(name).multi_attempt), TaskSettings)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_profiling_is_a_switch_of_every_config(name: str, model_folder: Path) -> None:
+    off, on = (
+        compose(name, overrides=[f"actor_rollout_ref.model.path={model_folder}", *switch])
+        for switch in ([], ["+profiling=torch"])
+    )
+    assert off.global_profiler.steps is None
+    validate_config(on, use_reference_policy=need_reference_policy(on), use_critic=need_critic(on))
+    OmegaConf.resolve(on)
+    assert on.global_profiler.steps == [3]
+    for part in ("actor", "ref"):
+        assert not off.actor_rollout_ref[part].profiler.enable
+        profiler = omega_conf_to_dataclass(on.actor_rollout_ref[part].profiler, ProfilerConfig)
+        assert (profiler.enable, profiler.tool, profiler.ranks) == (True, "torch", [0])
+    assert not off.critic.profiler.enable
+    assert on.critic.profiler.enable
 
 
 @pytest.mark.parametrize(("key", "value"), PAPER.items())
