@@ -146,8 +146,8 @@ class Engine:
 
     def ending(self, length: int) -> list[int]:
         """What follows the letters of an attempt: a wrong answer, and the end of the turn."""
-        ids: list[int] = self.tokenizer.encode(self.answer(length), add_special_tokens=False)
-        return [*ids, self.tokenizer.eos_token_id]
+        # In the toy tokenizer, byte b is token b: no time is spent here that no rollout spends.
+        return [*self.answer(length).encode(), self.tokenizer.eos_token_id]
 
     async def continue_text(self, text: str, length: int, *, from_cache: bool) -> str:
         """Text in, text out, as the paper's code asks for it."""
@@ -156,6 +156,7 @@ class Engine:
 
         parameters = SamplingParams(
             temperature=1.0,
+            logprobs=0,
             max_tokens=length,
             ignore_eos=True,
             allowed_token_ids=LETTERS,

@@ -84,6 +84,7 @@ class Run:
         name: what is special about it.
         episodes: in a step.
         start_up: seconds from the command to the first step.
+        start_up_work: by process, the CPU seconds that it had used when the first step was over.
         steps: all of them.
         memory: by process, its resident memory in MiB after so many steps.
     """
@@ -91,6 +92,7 @@ class Run:
     name: str
     episodes: int
     start_up: float
+    start_up_work: Mapping[str, float]
     steps: Sequence[Step]
     memory: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
@@ -202,6 +204,7 @@ class Watch:
         self._begin = time.time()
         self._logged: list[tuple[float, dict[str, Any]]] = []
         self._memory: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._work: dict[str, float] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -221,13 +224,21 @@ class Watch:
             self._logged += [(now, json.loads(line)["data"]) for line in lines[len(self._logged) :]]
             if self._logged and now > looked + _MEMORY_SECONDS:
                 looked = now
-                for process in psutil.Process().children(recursive=True):
-                    try:
-                        role, memory = role_of(process), process.memory_info().rss / _MEBIBYTE
-                    except psutil.NoSuchProcess:
-                        continue
-                    if memory > _LEAST_MEBIBYTES:
-                        self._memory[f"{role} ({process.pid})"].append((len(self._logged), memory))
+                self._look()
+
+    def _look(self) -> None:
+        first = not self._work
+        for process in psutil.Process().children(recursive=True):
+            try:
+                name = f"{role_of(process)} ({process.pid})"
+                memory = process.memory_info().rss / _MEBIBYTE
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            if memory > _LEAST_MEBIBYTES:
+                self._memory[name].append((len(self._logged), memory))
+                if first:
+                    self._work[name] = times.user + times.system
 
     def run(self, name: str, episodes: int, spans: Path) -> Run:
         """What was seen."""
@@ -246,7 +257,8 @@ class Watch:
             waits = {wait: data[f"multi_attempt/seconds/{key}"] for wait, key in WAITS.items()}
             steps.append(Step(number, data["multi_attempt/generated_tokens"], seconds, waits, transfer))
         first_logged, first = self._logged[0]
-        return Run(name, episodes, first_logged - first["timing_s/step"] - self._begin, steps, self._memory)
+        start_up = first_logged - first["timing_s/step"] - self._begin
+        return Run(name, episodes, start_up, self._work, steps, dict(self._memory))
 
 
 def role_of(process: psutil.Process) -> str:
@@ -277,6 +289,15 @@ def memory_table(run: Run) -> str:
         if (peaks := growth(samples, steps)) is not None:
             early, late = peaks
             lines.append(f"| {process} | {early:,.0f} | {late:,.0f} | {late / early - 1:+.1%} |")
+    return "\n".join(lines)
+
+
+def start_up_table(run: Run) -> str:
+    """What the processes have worked until the end of the first step, the busiest first."""
+    lines = ["| process | CPU seconds |", "|---|--:|"]
+    busiest = sorted(run.start_up_work.items(), key=lambda item: -item[1])
+    lines += [f"| {process} | {seconds:.0f} |" for process, seconds in busiest]
+    lines.append(f"| **all** | **{sum(run.start_up_work.values()):.0f}** |")
     return "\n".join(lines)
 
 
@@ -325,8 +346,8 @@ def main() -> None:
     large = make_toy(
         folder, "larger", ToySettings(steps=0, hidden_size=384, layers=6, heads=12, intermediate_size=1024)
     )
+    # A model that has learned nothing seldom ends an attempt.
     long = [
-        "actor_rollout_ref.rollout.ignore_eos=true",
         "multi_attempt.max_tokens_per_attempt=null",
         f"data.max_response_length={_LONG_RESPONSE}",
     ]
@@ -340,12 +361,12 @@ def main() -> None:
         point(f"N = {attempts}", few, slice(3 * number + 1, 3 * number + 3))
         for number, attempts in enumerate((1, 2, 5))
     )
-    long_responses = point(f"{_LONG_RESPONSE}", tokens, slice(1, None))
+    long_responses = point("long", tokens, slice(1, None))
     panels = {
         "attempts, 16 episodes": [one, two, five],
         "episodes, N = 2": [replace(two, label="16"), point("256", many, slice(1, None))],
-        "tokens an episode, N = 1": [replace(one, label=f"{one.tokens / 16:.0f}"), long_responses],
-        f"parameters, {_LONG_RESPONSE} tokens": [
+        "tokens an episode, N = 1": [replace(each, label=f"{each.tokens / 16:.0f}") for each in (one, long_responses)],
+        "parameters, long responses": [
             replace(long_responses, label=parameters(small)),
             point(parameters(large), larger, slice(1, None)),
         ],
@@ -353,6 +374,7 @@ def main() -> None:
     print(f"Start-up to the first step: {statistics.median(run.start_up for run in runs):.0f} s\n")
     for title, points in panels.items():
         print(f"{title}\n\n{parts_table(points)}\n")
+    print(f"First step: {sum(few.steps[0].seconds.values()):.0f} s\n\n{start_up_table(few)}\n")
     print(memory_table(few))
     plot(panels, arguments.output / "steps.png")
     figures = {"runs": [asdict(run) for run in runs]}

@@ -175,9 +175,9 @@ async def run(arguments: argparse.Namespace) -> dict[str, Trace]:
             config = compose_config(
                 folder, f"data.max_response_length={room}", "multi_attempt.max_tokens_per_attempt=null"
             )
-            await by_agent_loop("multi_attempt", config, engine, draw_work(8, 2, median=8, seed=-1))  # compiles
-            engine.answer = SomeSlowAnswers()
             work = draw_work(arguments.episodes, arguments.attempts, median=arguments.median, seed=arguments.seed)
+            await by_agent_loop("multi_attempt", config, engine, work)  # compiles for these lengths
+            engine.answer = SomeSlowAnswers()
             return {
                 "ours": await traced(config, engine, work, on_the_loop=False),
                 "graded on the event loop": await traced(config, engine, work, on_the_loop=True),
