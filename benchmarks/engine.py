@@ -151,22 +151,27 @@ class Engine:
 
     async def continue_text(self, text: str, length: int, *, from_cache: bool) -> str:
         """Text in, text out, as the paper's code asks for it."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        parameters = SamplingParams(
-            temperature=1.0,
-            logprobs=0,
-            max_tokens=length,
-            ignore_eos=True,
-            allowed_token_ids=LETTERS,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_reading_prefix_cache=not from_cache,
-        )
+        parameters = letters(length, skip_reading_prefix_cache=not from_cache)
         async for output in self.engine.generate(text, parameters, uuid4().hex):
             answer: str = output.outputs[0].text
             return answer
         raise RuntimeError("the engine ended a request without an output")
+
+
+def letters(length: int, **others: Any) -> Any:
+    """vLLM's sampling parameters for so many letters, given at once; the same for every rollout but ours and verl's."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=1.0,
+        logprobs=0,
+        max_tokens=length,
+        ignore_eos=True,
+        allowed_token_ids=LETTERS,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        **others,
+    )
 
 
 def answer_text(length: int) -> str:

@@ -30,13 +30,13 @@ from uuid import uuid4
 
 from engine import (
     GOLD,
-    LETTERS,
     Engine,
     Work,
     answer_text,
     by_agent_loop,
     compose_config,
     draw_work,
+    letters,
     open_engine,
     question,
 )
@@ -141,19 +141,10 @@ async def by_lock_step(
 
 async def by_engine(engine: Engine, episodes: Sequence[Sequence[tuple[list[int], int]]], *, in_order: bool) -> None:
     """The requests of a rollout again, with nothing between them and the engine."""
-    from vllm import SamplingParams, TokensPrompt
-    from vllm.sampling_params import RequestOutputKind
+    from vllm import TokensPrompt
 
     async def attempt(prompt: list[int], length: int) -> None:
-        parameters = SamplingParams(
-            temperature=1.0,
-            logprobs=0,
-            max_tokens=length,
-            ignore_eos=True,
-            allowed_token_ids=LETTERS,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        parameters = letters(length, detokenize=False)
         async for _ in engine.engine.generate(TokensPrompt(prompt_token_ids=prompt), parameters, uuid4().hex):
             pass
 
@@ -247,6 +238,12 @@ def table(measurements: Sequence[Measurement]) -> str:
     return "\n".join(lines)
 
 
+def passes_of_a_step(arguments: argparse.Namespace, median: int) -> float:
+    """How many times as many forward passes a training step takes in lock-step."""
+    work = draw_work(arguments.step, max(arguments.attempts), median=median, seed=arguments.seed)
+    return passes_in_lock_step(work, batch=arguments.batch, chunk=arguments.chunk) / passes(work)
+
+
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Start the engine and measure."""
     work = [
@@ -275,11 +272,14 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
         f"One attempt, {arguments.batch} episodes, against verl's single-turn loop: {by_clock:+.1%} of the rollout's "
         f"time by the clock, {by_cpu:+.1%} by CPU time"
     )
-    step = draw_work(arguments.step, max(arguments.attempts), median=arguments.median, seed=arguments.seed)
-    passes_ratio = passes_in_lock_step(step, batch=arguments.batch, chunk=arguments.chunk) / passes(step)
-    print(f"A step of {arguments.step} episodes takes lock-step {passes_ratio:.1f} times as many forward passes")
+    counted = {median: passes_of_a_step(arguments, median) for median in arguments.step_medians}
+    for median, ratio in counted.items():
+        print(
+            f"A step of {arguments.step} episodes, {max(arguments.attempts)} attempts, median {median} tokens: "
+            f"lock-step takes {ratio:.1f} times as many forward passes"
+        )
     return {
-        "passes_of_a_step": passes_ratio,
+        "passes_of_a_step": counted,
         "measurements": [asdict(each) for each in measurements.taken],
         "overhead_to_single_turn": {"by_clock": by_clock, "by_cpu": by_cpu},
     }
@@ -300,6 +300,9 @@ def main() -> None:
         help="one more comparison, with attempts as long as a real model's are beside a chunk",
     )
     parser.add_argument("--step", type=int, default=1024, help="episodes of a training step, whose passes are counted")
+    parser.add_argument(
+        "--step-medians", type=int, nargs="+", default=[20, 100, 400], help="tokens of its median attempt"
+    )
     parser.add_argument("--batch", type=int, default=256, help="dialogues in a lock-step batch")
     parser.add_argument("--chunk", type=int, default=64, help="tokens in a lock-step round")
     parser.add_argument("--repeats", type=int, default=4, help="of ours against the single-turn loop")
