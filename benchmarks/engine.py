@@ -26,6 +26,7 @@ import hydra
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from verl.experimental.agent_loop.agent_loop import (
+    AgentLoopBase,
     AgentLoopOutput,
     DictConfigWrap,
     ToolListWrap,
@@ -231,22 +232,27 @@ class Client(Protocol):
         """See ``verl.workers.rollout.llm_server.LLMServerClient``."""
 
 
+def make_loop(name: str, config: DictConfig, client: Client) -> AgentLoopBase:
+    """An agent loop, as verl makes one for each episode (``AgentLoopWorker._run_agent_loop``)."""
+    loop: AgentLoopBase = hydra.utils.instantiate(
+        config=_agent_loop_registry[name],
+        trainer_config=DictConfigWrap(config=config),
+        server_manager=client,
+        tokenizer=client.tokenizer,
+        processor=None,
+        hf_model_type="qwen2",
+        dataset_cls=RLHFDataset,
+        data_config=DictConfigWrap(config.data),
+        tools=ToolListWrap([]),
+    )
+    return loop
+
+
 async def by_agent_loop(name: str, config: DictConfig, client: Client, work: Work) -> list[AgentLoopOutput]:
-    """All episodes at once, each in an agent loop of its own, as verl's ``AgentLoopWorker._run_agent_loop`` has it."""
+    """All episodes at once, each in an agent loop of its own."""
 
     async def episode(row: int, lengths: Sequence[int]) -> AgentLoopOutput:
-        loop = hydra.utils.instantiate(
-            config=_agent_loop_registry[name],
-            trainer_config=DictConfigWrap(config=config),
-            server_manager=client,
-            tokenizer=client.tokenizer,
-            processor=None,
-            hf_model_type="qwen2",
-            dataset_cls=RLHFDataset,
-            data_config=DictConfigWrap(config.data),
-            tools=ToolListWrap([]),
-        )
-        output: AgentLoopOutput = await loop.run(
+        return await make_loop(name, config, client).run(
             {**SAMPLING, "lengths": iter(lengths)},
             raw_prompt=[{"role": "user", "content": question(row)}],
             reward_model={"ground_truth": GOLD},
@@ -254,7 +260,6 @@ async def by_agent_loop(name: str, config: DictConfig, client: Client, work: Wor
             index=row,
             global_steps=0,
         )
-        return output
 
     return await asyncio.gather(*(episode(row, lengths) for row, lengths in enumerate(work.lengths)))
 

@@ -30,6 +30,7 @@ from uuid import uuid4
 
 from engine import (
     GOLD,
+    LETTERS,
     Engine,
     Work,
     answer_text,
@@ -37,10 +38,12 @@ from engine import (
     compose_config,
     draw_work,
     letters,
+    make_loop,
     open_engine,
     question,
 )
 from omegaconf import DictConfig
+from verl.workers.rollout.replica import TokenOutput
 
 from multi_attempt.config import load_settings
 from multi_attempt.episode import Episode
@@ -219,6 +222,40 @@ async def compare_loops(
     return statistics.median(by_clock), statistics.median(by_cpu)
 
 
+class InstantEngine:
+    """Answers at once, so that what is left is the agent loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.tokenizer, self._ending = engine.tokenizer, engine.ending
+
+    async def generate(
+        self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
+    ) -> TokenOutput:
+        """An attempt of the drawn length."""
+        length = next(sampling_params["lengths"])
+        ids = [LETTERS[0]] * length + self._ending(length)
+        return TokenOutput(token_ids=ids, log_probs=[0.0] * len(ids), stop_reason="completed")
+
+
+async def loop_costs(config: DictConfig, engine: Engine, episodes: int, median: int) -> dict[str, float]:
+    """What an episode costs this process without an engine, in milliseconds of CPU time."""
+    client = InstantEngine(engine)
+
+    async def milliseconds(attempts: int) -> float:
+        work = draw_work(episodes, attempts, median=median, seed=0)
+        start = time.process_time()
+        await by_agent_loop("multi_attempt", config, client, work)
+        return (time.process_time() - start) / episodes * 1e3
+
+    await milliseconds(1)
+    start = time.process_time()
+    for _ in range(episodes):
+        make_loop("multi_attempt", config, client)
+    made = (time.process_time() - start) / episodes * 1e3
+    one, five = await milliseconds(1), await milliseconds(5)
+    return {"agent loop object": made, "first attempt": one - made, "further attempt": (five - one) / 4}
+
+
 def table(measurements: Sequence[Measurement]) -> str:
     """The figures in Markdown. Ratios say how many times as fast as the other ours is; passes, how many times as many
     forward passes lock-step needs, whatever they cost.
@@ -267,11 +304,13 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 await compare(config, measurements, each)
             one_attempt = draw_work(arguments.batch, 1, median=arguments.median, seed=arguments.seed)
             by_clock, by_cpu = await compare_loops(config, measurements, one_attempt, arguments.repeats)
+            costs = await loop_costs(config, engine, arguments.batch, arguments.median)
     print(table(measurements.taken))
     print(
         f"One attempt, {arguments.batch} episodes, against verl's single-turn loop: {by_clock:+.1%} of the rollout's "
         f"time by the clock, {by_cpu:+.1%} by CPU time"
     )
+    print("CPU time: " + ", ".join(f"{each:.2f} ms for {what}" for what, each in costs.items()))
     counted = {median: passes_of_a_step(arguments, median) for median in arguments.step_medians}
     for median, ratio in counted.items():
         print(
@@ -280,6 +319,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     return {
         "passes_of_a_step": counted,
+        "loop_costs": costs,
         "measurements": [asdict(each) for each in measurements.taken],
         "overhead_to_single_turn": {"by_clock": by_clock, "by_cpu": by_cpu},
     }
