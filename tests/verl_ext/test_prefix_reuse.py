@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import BLOCK, Work, by_agent_loop, compose_config, open_engine
+from engine import BLOCK, Work, by_agent_loop, open_engine
+from hydra import compose
+from omegaconf import OmegaConf
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("hydra_configs")]
 
 # Attempts of a real model's length.
 _EPISODES, _ATTEMPTS, _TOKENS = 8, 3, 500
@@ -55,9 +57,9 @@ async def test_earlier_attempts_come_from_the_cache_of_one_replica(
             for name in ("first", "second")
         }
         replicas = Replicas(engines)
-        config = compose_config(
-            tmp_path / "first", f"data.max_response_length={_ROOM}", "multi_attempt.max_tokens_per_attempt=null"
-        )
+        overrides = [f"data.max_response_length={_ROOM}", "multi_attempt.max_tokens_per_attempt=null"]
+        config = compose("multi_attempt_cpu", overrides=[f"toy={tmp_path / 'first'}", *overrides])
+        OmegaConf.resolve(config)  # as verl does
         work = Work([[_TOKENS] * _ATTEMPTS] * _EPISODES, _TOKENS)
         outputs = await by_agent_loop("multi_attempt", config, replicas, work)
 
