@@ -220,7 +220,8 @@ class Watch:
         looked = 0.0
         while not self._over.wait(_POLL_SECONDS):
             now = time.time()
-            lines = self._log.read_text().splitlines() if self._log.exists() else []
+            text = self._log.read_text() if self._log.exists() else ""
+            lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be half written
             self._logged += [(now, json.loads(line)["data"]) for line in lines[len(self._logged) :]]
             if self._logged and now > looked + _MEMORY_SECONDS:
                 looked = now
