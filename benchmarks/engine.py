@@ -232,13 +232,13 @@ class Client(Protocol):
         """See ``verl.workers.rollout.llm_server.LLMServerClient``."""
 
 
-def make_loop(name: str, config: DictConfig, client: Client) -> AgentLoopBase:
+def make_loop(name: str, config: DictConfig, server: Any, tokenizer: Any) -> AgentLoopBase:
     """An agent loop, as verl makes one for each episode (``AgentLoopWorker._run_agent_loop``)."""
     loop: AgentLoopBase = hydra.utils.instantiate(
         config=_agent_loop_registry[name],
         trainer_config=DictConfigWrap(config=config),
-        server_manager=client,
-        tokenizer=client.tokenizer,
+        server_manager=server,
+        tokenizer=tokenizer,
         processor=None,
         hf_model_type="qwen2",
         dataset_cls=RLHFDataset,
@@ -252,7 +252,7 @@ async def by_agent_loop(name: str, config: DictConfig, client: Client, work: Wor
     """All episodes at once, each in an agent loop of its own."""
 
     async def episode(row: int, lengths: Sequence[int]) -> AgentLoopOutput:
-        return await make_loop(name, config, client).run(
+        return await make_loop(name, config, client, client.tokenizer).run(
             {**SAMPLING, "lengths": iter(lengths)},
             raw_prompt=[{"role": "user", "content": question(row)}],
             reward_model={"ground_truth": GOLD},

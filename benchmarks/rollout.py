@@ -95,6 +95,11 @@ def passes_in_lock_step(work: Work, *, batch: int, chunk: int) -> int:
     return count
 
 
+def lock_step_ratio(work: Work, *, batch: int, chunk: int) -> float:
+    """How many times as many forward passes lock-step takes."""
+    return passes_in_lock_step(work, batch=batch, chunk=chunk) / passes(work)
+
+
 @dataclass
 class _Dialogue:
     """A dialogue of the lock-step rollout: its text, and what is left to generate."""
@@ -176,7 +181,7 @@ class Measurements:
         await run()
         seconds = time.perf_counter() - start
         episodes, attempts = len(work.lengths), len(work.lengths[0])
-        ratio = passes_in_lock_step(work, batch=self.batch, chunk=self.chunk) / passes(work)
+        ratio = lock_step_ratio(work, batch=self.batch, chunk=self.chunk)
         self.taken.append(Measurement(rollout, episodes, attempts, work.median, work.tokens, ratio, seconds))
         print(f"{episodes:4} episodes, {attempts} attempts: {rollout:20} {seconds:7.2f} s", flush=True)
         return seconds
@@ -250,7 +255,7 @@ async def loop_costs(config: DictConfig, engine: Engine, episodes: int, median: 
     await milliseconds(1)
     start = time.process_time()
     for _ in range(episodes):
-        make_loop("multi_attempt", config, client)
+        make_loop("multi_attempt", config, client, client.tokenizer)
     made = (time.process_time() - start) / episodes * 1e3
     one, five = await milliseconds(1), await milliseconds(5)
     return {"agent loop object": made, "first attempt": one - made, "further attempt": (five - one) / 4}
@@ -273,12 +278,6 @@ def table(measurements: Sequence[Measurement]) -> str:
             cells = [f"{ours.episodes}", f"{ours.attempts}", f"{ours.median}", *rates, *ratios, f"{ours.passes:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def passes_of_a_step(arguments: argparse.Namespace, median: int) -> float:
-    """How many times as many forward passes a training step takes in lock-step."""
-    work = draw_work(arguments.step, max(arguments.attempts), median=median, seed=arguments.seed)
-    return passes_in_lock_step(work, batch=arguments.batch, chunk=arguments.chunk) / passes(work)
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -311,7 +310,13 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
         f"time by the clock, {by_cpu:+.1%} by CPU time"
     )
     print("CPU time: " + ", ".join(f"{each:.2f} ms for {what}" for what, each in costs.items()))
-    counted = {median: passes_of_a_step(arguments, median) for median in arguments.step_medians}
+    steps = {
+        median: draw_work(arguments.step, max(arguments.attempts), median=median, seed=arguments.seed)
+        for median in arguments.step_medians
+    }
+    counted = {
+        median: lock_step_ratio(step, batch=arguments.batch, chunk=arguments.chunk) for median, step in steps.items()
+    }
     for median, ratio in counted.items():
         print(
             f"A step of {arguments.step} episodes, {max(arguments.attempts)} attempts, median {median} tokens: "

@@ -183,7 +183,6 @@ def measure(
         "data.shuffle=false",
         f"data.train_batch_size={episodes}",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={max(8, episodes // 4)}",
-        f"critic.ppo_mini_batch_size={max(8, episodes // 4)}",
         "trainer.critic_warmup=0",
         "trainer.save_freq=-1",
         "trainer.total_epochs=1000",

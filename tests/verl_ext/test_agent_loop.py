@@ -6,19 +6,13 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import hydra
 import pytest
+from engine import SAMPLING, make_loop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 from transformers import PreTrainedTokenizerFast
-from verl.experimental.agent_loop.agent_loop import (
-    AgentLoopOutput,
-    DictConfigWrap,
-    ToolListWrap,
-    _agent_loop_registry,
-)
-from verl.utils.dataset.rl_dataset import RLHFDataset
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.workers.rollout.replica import TokenOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -39,7 +33,6 @@ if TYPE_CHECKING:
 PAD, START, END, NEWLINE = 256, 257, 258, 10
 RIGHT, WRONG = [*b"\\boxed{4}", END], [*b"\\boxed{5}", END]
 ASSISTANT = [START, *b"assistant\n"]
-SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0, "logprobs": True}
 
 
 def prompt(attempts: int) -> list[int]:
@@ -78,22 +71,6 @@ def _shared_grader(monkeypatch: pytest.MonkeyPatch, grader: Grader) -> None:
     monkeypatch.setattr(MultiAttemptAgentLoop, "_shared", None)
 
 
-def build(config: DictConfig, tokenizer: PreTrainedTokenizerFast, server: FakeServer) -> MultiAttemptAgentLoop:
-    """An agent loop, as verl's ``AgentLoopWorker._run_agent_loop`` makes one for each episode."""
-    loop: MultiAttemptAgentLoop = hydra.utils.instantiate(
-        config=_agent_loop_registry["multi_attempt"],
-        trainer_config=DictConfigWrap(config=config),
-        server_manager=server,
-        tokenizer=tokenizer,
-        processor=None,
-        hf_model_type="qwen2",
-        dataset_cls=RLHFDataset,
-        data_config=DictConfigWrap(config.data),
-        tools=ToolListWrap([]),
-    )
-    return loop
-
-
 @pytest.fixture
 def play(config: DictConfig, tokenizer: PreTrainedTokenizerFast, server: FakeServer) -> Play:
     """Runs the episode of one row: of "2+2=?", unless told otherwise."""
@@ -111,7 +88,7 @@ def play(config: DictConfig, tokenizer: PreTrainedTokenizerFast, server: FakeSer
             "session_id": 0,
             **row,
         }
-        return await build(config, tokenizer, server).run(dict(SAMPLING), **fields)
+        return await make_loop("multi_attempt", config, server, tokenizer).run(dict(SAMPLING), **fields)
 
     return play
 
@@ -450,7 +427,7 @@ async def test_episodes_of_a_run_share_a_grader(
     monkeypatch.setattr(GraderSettings, "make", make)
     config.multi_attempt.grader.update(deadline=3.0, workers=2, memory_mb=512)
     for _ in range(3):
-        build(config, tokenizer, server)
+        make_loop("multi_attempt", config, server, tokenizer)
     assert made == [GraderSettings(deadline=3.0, workers=2, memory_mb=512), "warm"]
 
 
