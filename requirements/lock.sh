@@ -1,8 +1,19 @@
 #!/usr/bin/env bash
-# Resolve requirements/cpu.in into requirements/cpu.lock (Python 3.11, Linux x86-64). Needs uv, and a place to find
+# Resolve requirements/NAME.in into requirements/NAME.lock (Python 3.11, Linux x86-64). Needs uv, and a place to find
 # torch's CPU wheel: UV_FIND_LINKS (a folder) or UV_EXTRA_INDEX_URL (PyTorch's CPU wheel index).
+#
+#   requirements/lock.sh [NAME [OPTION OF UV ...]]     NAME: cpu (the default) or sglang
 set -euo pipefail
 cd "$(dirname "$0")/.."
-uv pip compile requirements/cpu.in --override requirements/cpu.overrides --output-file requirements/cpu.lock \
-  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-annotate \
-  --custom-compile-command requirements/lock.sh "$@"
+name=${1:-cpu}
+if [ ! -e "requirements/$name.in" ]; then
+  echo "NAME=$name is not a set-up: there is no requirements/$name.in" >&2
+  exit 1
+fi
+glibc=2_28
+[ "$name" != sglang ] || glibc=2_34 # its wheel's
+# uv keeps the versions that the lock has: a new one starts from those of the CPU set-up.
+[ -e "requirements/$name.lock" ] || cp requirements/cpu.lock "requirements/$name.lock"
+uv pip compile "requirements/$name.in" --override "requirements/$name.overrides" \
+  --output-file "requirements/$name.lock" --python-version 3.11 --python-platform "x86_64-manylinux_$glibc" \
+  --no-emit-find-links --no-annotate --custom-compile-command "requirements/lock.sh $name" "${@:2}"
