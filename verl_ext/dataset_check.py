@@ -71,11 +71,12 @@ def _tokenizer(config: DictConfig) -> tuple[PreTrainedTokenizerBase | None, str]
     from verl.utils.fs import copy_to_local
 
     model = config.actor_rollout_ref.model
-    path = model.tokenizer_path or model.path
+    name = "tokenizer_path" if model.tokenizer_path else "path"
+    path = model[name]
     try:
         tokenizer = hf_tokenizer(copy_to_local(path), trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
-        return None, f"actor_rollout_ref.model.path = {path}: no tokenizer could be loaded from there: {error}"
+        return None, f"actor_rollout_ref.model.{name} = {path}: no tokenizer could be loaded from there: {error}"
     if model.get("custom_chat_template") is None and tokenizer.chat_template is None:
         return None, (
             f"actor_rollout_ref.model.path = {path}: its tokenizer has no chat template, so there is no dialogue; use "

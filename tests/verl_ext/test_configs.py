@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -22,7 +23,16 @@ from verl.trainer.config.algorithm import AlgoConfig
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.utils.profiler import ProfilerConfig
-from verl.workers.config import FSDPActorConfig, FSDPCriticConfig, HFModelConfig, RolloutConfig
+from verl.workers.config import (
+    ActorConfig,
+    CriticConfig,
+    FSDPActorConfig,
+    FSDPCriticConfig,
+    HFModelConfig,
+    McoreActorConfig,
+    McoreCriticConfig,
+    RolloutConfig,
+)
 
 from multi_attempt.config import TaskSettings, load_settings
 
@@ -91,21 +101,70 @@ def resolved(name: str, *overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_verl_accepts_the_config(name: str, model_folder: Path) -> None:
-    config = compose(name, overrides=[f"actor_rollout_ref.model.path={model_folder}"])
+    assert_verl_takes(name, [], model_folder)
+
+
+GROUPS = {
+    "model": ["qwen2_5_math_1_5b", "qwen2_5_math_7b", "qwen3_4b", "tiny"],
+    "engine": ["fsdp", "megatron"],
+    "rollout": ["vllm", "sglang"],
+    "cluster": ["1x8", "4x8"],
+}
+COMBINATIONS = [
+    [f"{group}={choice}" for group, choice in zip(GROUPS, choices, strict=True)]
+    for choices in itertools.product(*GROUPS.values())
+]
+
+
+@pytest.mark.parametrize("overrides", COMBINATIONS, ids=" ".join)
+def test_verl_accepts_every_combination_of_the_groups(overrides: list[str], model_folder: Path) -> None:
+    config = assert_verl_takes("multi_attempt", overrides, model_folder)
+    chosen = dict(override.split("=") for override in overrides)
+    assert config.actor_rollout_ref.rollout.name == chosen["rollout"]
+    assert f"{config.trainer.nnodes}x{config.trainer.n_gpus_per_node}" == chosen["cluster"]
+    assert config.actor_rollout_ref.actor.strategy == config.critic.strategy == chosen["engine"]
+    assert config.actor_rollout_ref.ref.strategy == chosen["engine"]
+
+
+def test_the_groups_are_all_that_there_are() -> None:
+    folder = files("verl_ext.config")
+    for group, choices in GROUPS.items():
+        stored = folder.joinpath("engine_settings" if group == "engine" else group)
+        assert sorted(file.name.removesuffix(".yaml") for file in stored.iterdir()) == sorted(choices)
+
+
+def assert_verl_takes(name: str, overrides: list[str], model_folder: Path) -> DictConfig:
+    """Compose a config, convert it to verl's dataclasses, and have verl validate it."""
+    config = compose(name, overrides=[*overrides, f"actor_rollout_ref.model.path={model_folder}"])
+    OmegaConf.resolve(config)
     validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_config_converts_to_verls_dataclasses(name: str, model_folder: Path) -> None:
-    config = compose(name, overrides=[f"actor_rollout_ref.model.path={model_folder}"])
     model = config.actor_rollout_ref
+    actor_type, critic_type = DATACLASSES[config.engine]
     assert isinstance(omega_conf_to_dataclass(model.model), HFModelConfig)
-    assert isinstance(omega_conf_to_dataclass(model.actor), FSDPActorConfig)
-    assert isinstance(omega_conf_to_dataclass(as_actor(model)), FSDPActorConfig)
+    assert isinstance(omega_conf_to_dataclass(model.actor), actor_type)
+    assert isinstance(omega_conf_to_dataclass(as_actor(model)), actor_type)
     assert isinstance(omega_conf_to_dataclass(model.rollout), RolloutConfig)
-    assert isinstance(omega_conf_to_dataclass(config.critic), FSDPCriticConfig)
+    assert isinstance(omega_conf_to_dataclass(config.critic), critic_type)
     assert isinstance(omega_conf_to_dataclass(config.algorithm), AlgoConfig)
     assert get_reward_manager_cls(config.reward.reward_manager.name).__name__ == "MultiAttemptRewardManager"
+    return config
+
+
+DATACLASSES: dict[str, tuple[type[ActorConfig], type[CriticConfig]]] = {
+    "fsdp": (FSDPActorConfig, FSDPCriticConfig),
+    "megatron": (McoreActorConfig, McoreCriticConfig),
+}
+
+
+@pytest.mark.parametrize("engine", GROUPS["engine"])
+def test_both_engines_have_the_papers_schedule(engine: str) -> None:
+    config = compose("multi_attempt", overrides=[f"engine={engine}"])
+    for optim in (config.actor_rollout_ref.actor.optim, config.critic.optim):
+        settings = omega_conf_to_dataclass(optim)
+        style = settings.lr_decay_style if engine == "megatron" else settings.lr_scheduler_type
+        least = settings.min_lr if engine == "megatron" else settings.min_lr_ratio * settings.lr
+        assert (style, settings.lr_warmup_steps_ratio) == ("cosine", 0.03)
+        assert least == pytest.approx(settings.lr / 10)
 
 
 def as_actor(model: DictConfig) -> DictConfig:
