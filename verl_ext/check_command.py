@@ -1,0 +1,168 @@
+"""``multi-attempt check``: whether a config is sound, and whether its run fits a GPU."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from verl_ext.memory.gpus import GPU
+    from verl_ext.memory.model_shape import ModelShape
+    from verl_ext.memory.plan import Plan
+
+DOES_NOT_FIT = 1
+"""Exit status when the plan says so."""
+
+_DEFAULT_GPU = "h100"
+
+# CUDA contexts of the trainer's and the engine's process, NCCL's buffers, graphs that a sleeping engine keeps, and
+# memory that the allocator holds in pieces: not computed, but left free.
+_RESERVE_GIB = 4.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="key=value", help="overrides of the config, as for verl.trainer.main_ppo")
+    add("--config-name", default="multi_attempt", help="the config (default multi_attempt)")
+    add("--model-config", metavar="PATH", help="a folder with the model's config.json, where the hub cannot be reached")
+    add("--json", action="store_true", help="the plan as one JSON object, in bytes")
+    gpu = parser.add_argument_group("the GPU: by name, or by its figures")
+    gpu.add_argument("--gpu", metavar="NAME", help=f"of verl_ext/memory/gpus.yaml (default {_DEFAULT_GPU})")
+    gpu.add_argument("--gpu-memory", type=float, metavar="GIB", help="memory that torch reports")
+    gpu.add_argument("--gpu-tflops", type=float, metavar="N", help="dense bf16 TFLOPS")
+    gpu.add_argument("--gpu-bandwidth", type=float, metavar="GB/S", help="memory bandwidth")
+    gpu.add_argument(
+        "--reserve",
+        type=float,
+        default=_RESERVE_GIB,
+        metavar="GIB",
+        help=f"left for contexts, communication and fragmentation (default {_RESERVE_GIB:g})",
+    )
+    cost = parser.add_argument_group("what tokens and hours rest on")
+    cost.add_argument(
+        "--steps", type=int, help="of the run (default trainer.total_training_steps, or the paper's 1280)"
+    )
+    cost.add_argument("--prompt-tokens", type=float, metavar="N", help="mean of a question (default 256)")
+    cost.add_argument(
+        "--attempt-tokens",
+        type=float,
+        metavar="N",
+        help="mean of an attempt (default data.max_response_length / multi_attempt.max_attempts)",
+    )
+    cost.add_argument(
+        "--attempts", type=float, metavar="N", help="mean of an episode (default the mean of those drawn)"
+    )
+    cost.add_argument("--mfu", type=float, help="share of the GPU's operations that training reaches (default 0.35)")
+    cost.add_argument(
+        "--decode-efficiency",
+        type=float,
+        metavar="SHARE",
+        help="of its bandwidth that generation reaches (default 0.5)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check and plan; 0 if it fits, 1 if not.
+
+    Raises:
+        ValueError: an argument, an override or a setting that cannot be planned with; the message names it.
+    """
+    # verl names each engine that is not installed.
+    warnings.filterwarnings("ignore", message=".* engine is not available")
+    if arguments.model_config:
+        # Said to be needed without a network: then nothing waits for one.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from verl_ext.memory.cost import default_assumptions, run_cost
+    from verl_ext.memory.plan import as_dict, make_plan
+    from verl_ext.memory.report import report
+
+    gpu = _gpu(arguments)
+    if not arguments.reserve >= 0:
+        raise ValueError(f"--reserve = {arguments.reserve} must not be negative")
+    config = compose_config(arguments.config_name, arguments.overrides)
+    shape, critic_shape = _shapes(config, arguments.model_config)
+    problems = list(_startup_problems(config))
+
+    def plan_of(changed: DictConfig) -> Plan:
+        from verl_ext.memory.gpus import GIB
+
+        return make_plan(changed, shape, critic_shape, gpu, arguments.reserve * GIB)
+
+    plan = plan_of(config)
+    given = {
+        field.name: value
+        for field in dataclasses.fields(default_assumptions(config))
+        if (value := getattr(arguments, field.name)) is not None
+    }
+    cost = run_cost(plan, config, dataclasses.replace(default_assumptions(config), **given))
+    if arguments.json:
+        costs = dataclasses.asdict(cost) | {"hours": cost.hours}
+        print(json.dumps({"config": arguments.config_name, "problems": problems, **as_dict(plan), "cost": costs}))
+    else:
+        print(report(plan, cost, config, plan_of, problems))
+    return 0 if plan.fits else DOES_NOT_FIT
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The config that ``python -m verl.trainer.main_ppo --config-name NAME OVERRIDES`` has.
+
+    Raises:
+        ValueError: there is no such config, or an override is wrong.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    # A process that has opened the configs keeps them open.
+    is_open = GlobalHydra.instance().is_initialized()
+    try:
+        with nullcontext() if is_open else initialize_config_module("verl.trainer.config", version_base=None):
+            return compose(name, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"--config-name {name} {' '.join(overrides)}: {error}") from error
+
+
+def _gpu(arguments: argparse.Namespace) -> GPU:
+    from verl_ext.memory.gpus import custom_gpu, named_gpu
+
+    figures = (arguments.gpu_memory, arguments.gpu_tflops, arguments.gpu_bandwidth)
+    if figures == (None, None, None):
+        return named_gpu(arguments.gpu or _DEFAULT_GPU)
+    if arguments.gpu:
+        raise ValueError(f"--gpu = {arguments.gpu!r} stands beside figures of a GPU; give the one or the others")
+    if None in figures:
+        raise ValueError("--gpu-memory, --gpu-tflops and --gpu-bandwidth are needed together")
+    return custom_gpu("as given", *figures)
+
+
+def _shapes(config: DictConfig, model_config: str | None) -> tuple[ModelShape, ModelShape]:
+    """Of the policy and of the critic, which may start from another model."""
+    from verl_ext.memory.model_shape import read_shape
+
+    path, critic_path = config.actor_rollout_ref.model.path, config.critic.model.path
+    shape = read_shape(model_config, "--model-config") if model_config else read_shape(path)
+    return shape, shape if critic_path == path else read_shape(critic_path, "critic.model.path")
+
+
+def _startup_problems(config: DictConfig) -> Iterator[str]:
+    """What the run's own start-up check says here and now: on the run's machine it may say less, or more."""
+    from verl_ext.startup import StartupError, check
+
+    if config.trainer.device == "cpu":
+        from verl_ext.cpu import platform
+
+        platform.select()
+    try:
+        check(config)
+    except StartupError as error:
+        yield from str(error).removeprefix("- ").split("\n- ")
