@@ -1,7 +1,7 @@
 """verl on a machine with no accelerator: platform, training engines and rollout engine.
 
-The same trainer, agent loop, FSDP engine and vLLM engine as on GPUs, on CPU cores. :func:`register` announces the parts
-in every process; they take effect only where the platform is ``cpu`` (``trainer.device=cpu``).
+The same trainer, agent loop, FSDP engine, and vLLM or SGLang engine as on GPUs, on CPU cores. :func:`register`
+announces the parts in every process; they take effect only where the platform is ``cpu`` (``trainer.device=cpu``).
 """
 
 from __future__ import annotations

@@ -1,20 +1,25 @@
-"""verl's vLLM rollout on the CPU: the same server, with a worker that takes new weights vLLM's own way.
+"""verl's rollouts on the CPU: the same servers, and other ways for new weights to reach them.
 
 On CPU vLLM packs its linear weights for oneDNN when a model is loaded and drops the originals, so that verl's in-place
 ``model.load_weights`` has nothing to write to. ``model_runner.reload_weights`` restores the layers, loads and packs
-again (vLLM 0.28).
+again (vLLM 0.28). SGLang keeps its weights as they are; there it is the trainer's side that hands them over otherwise.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from verl.workers.rollout import base
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 
 def register() -> None:
-    """Serve ``rollout.name=vllm`` by the CPU replica."""
+    """Serve ``rollout.name=vllm`` by the CPU replica, and give ``sglang`` the CPU's adapter in the trainer."""
     RolloutReplicaRegistry.register("vllm", _load_replica)
+    base._ROLLOUT_REGISTRY[("sglang", "async")] = "verl_ext.cpu.sglang_adapter.CPUServerAdapter"
+    # SGLang asks this variable, when it is imported, whether it is to run on a CPU.
+    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
 
 
 def _load_replica() -> type:
