@@ -74,6 +74,7 @@ class TaskSettings:
         reward: see :class:`multi_attempt.rewards.RewardRule`.
         keep_best: whether the model that validates best is kept beside the checkpoints.
         poll_interval: seconds between the trainer's looks at which episodes are finished.
+        stall_timeout: seconds after which a run that does nothing but wait is ended; a rollout has its own time-out.
     """
 
     min_attempts: int = 1
@@ -88,6 +89,7 @@ class TaskSettings:
     guard: GuardSettings = field(default_factory=GuardSettings)
     keep_best: bool = True
     poll_interval: float = 0.2
+    stall_timeout: float = 3600.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_attempts <= self.max_attempts:
@@ -110,6 +112,8 @@ class TaskSettings:
             )
         if not 0 < self.poll_interval < math.inf:
             raise ValueError(f"multi_attempt.poll_interval = {self.poll_interval} must be a positive number of seconds")
+        if not self.stall_timeout > 0:
+            raise ValueError(f"multi_attempt.stall_timeout = {self.stall_timeout} must be positive (.inf for never)")
         if not -1 <= self.guard.min_correlation <= 1:
             raise ValueError(f"multi_attempt.guard.min_correlation = {self.guard.min_correlation} must lie in [-1, 1]")
         try:

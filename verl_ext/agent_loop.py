@@ -30,7 +30,7 @@ from multi_attempt.grading import Grader, Verdict
 from multi_attempt.prompts import Message
 from multi_attempt.turns import end_of_turn_ids
 from verl_ext.plugin import NAME
-from verl_ext.sampling import request_parameters
+from verl_ext.sampling import request_parameters, was_aborted
 
 TRANSCRIPT_KEY = "multi_attempt"
 """Where the episode's transcript stands in ``AgentLoopOutput.extra_fields``."""
@@ -112,9 +112,9 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             grader = settings.grader.make()
             grader.warm_up()
             end_ids = end_of_turn_ids(self.tokenizer, self.apply_chat_template_kwargs)
-            cls._shared = _Shared(
-                self.config, settings, grader, end_ids, request_parameters(self.rollout_config.name, end_ids)
-            )
+            asynchronous = self.config.trainer.v1.trainer_mode != NAME
+            parameters = request_parameters(self.rollout_config.name, end_ids, may_abort=asynchronous)
+            cls._shared = _Shared(self.config, settings, grader, end_ids, parameters)
         shared = cls._shared
         self._settings, self._grader, self._end_ids = shared.settings, shared.grader, shared.end_ids
         self._request_parameters = shared.request_parameters
@@ -184,7 +184,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             output = await self.server_manager.generate(
                 request_id=request_id, prompt_ids=ids, sampling_params=dict(sampling_params)
             )
-            if output.stop_reason not in ("aborted", "abort"):
+            if not was_aborted(output):
                 return output
         raise EpisodeAborted(f"generation was aborted {self._settings.episode.abort_retries + 1} times")
 

@@ -63,12 +63,12 @@ class BestCheckpoint:
         former = self.score_before(step)
         if former is not None and accuracy <= former:
             return
-        model = saved / "actor" / "huggingface"
-        if not any(model.glob("*.safetensors")):
+        model = _model_in(saved / "actor")
+        if model is None:
             _logger.warning(
                 "Step %s validates best (%.4f), but %s holds no model in Hugging Face format to keep; it takes "
                 "hf_model in actor_rollout_ref.actor.checkpoint.save_contents, and a file system that all nodes share.",
-                *(step, accuracy, model),
+                *(step, accuracy, saved / "actor"),
             )
             return
         self._keep(model, {"step": step, "accuracy": accuracy, "metrics": accuracies})
@@ -83,6 +83,12 @@ class BestCheckpoint:
             self.folder.rename(self._former)
         unfinished.rename(self.folder)
         shutil.rmtree(self._former, ignore_errors=True)
+
+
+def _model_in(actor: Path) -> Path | None:
+    """The folder with the model in Hugging Face format: FSDP's, or Megatron's (by mbridge); None if there is none."""
+    folders = (actor / "huggingface", actor / "model" / "huggingface")
+    return next((folder for folder in folders if any(folder.glob("*.safetensors"))), None)
 
 
 def _link(source: str, target: str) -> None:

@@ -10,19 +10,22 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from multi_attempt.config import TaskSettings, load_settings
-from verl_ext.plugin import NAME
+from verl_ext.plugin import COLOCATE_ASYNC, NAME
 
 _logger = logging.getLogger(__name__)
 
 # Without saved checkpoints a run longer than this is worth a warning.
 _LONG_RUN_STEPS = 100
+
+
+_ROLLOUTS = ("vllm", "sglang")
 
 
 class StartupError(ValueError):
@@ -58,10 +61,16 @@ def check(config: DictConfig) -> None:
     checks: list[Callable[[DictConfig, TaskSettings], Iterator[str]]] = [
         _plugin,
         _guard,
+        _engine,
+        _rollout,
         _resources,
     ]
     errors = [error for run_check in checks for error in run_check(config, settings)]
-    if not errors:  # the slow ones last, and only for a run that is sound so far
+    if not errors:  # those that read files, and only for a run that is sound so far
+        from verl_ext.parallel_sizes import parallel_size_errors
+
+        errors = list(parallel_size_errors(config))
+    if not errors:  # the slow one last
         from verl_ext.dataset_check import dataset_errors
 
         errors = list(dataset_errors(config, settings))
@@ -83,14 +92,20 @@ def _plugin(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
             f"the entry point {NAME!r} of the group 'verl.plugins' is not installed, so verl's workers would not load "
             "the plugin; install the package (pip install), a folder on PYTHONPATH is not enough"
         )
-    for field in (
-        "actor_rollout_ref.rollout.agent.default_agent_loop",
-        "reward.reward_manager.name",
-        "trainer.v1.trainer_mode",
-    ):
+    for field in ("actor_rollout_ref.rollout.agent.default_agent_loop", "reward.reward_manager.name"):
         value = OmegaConf.select(config, field)
         if value != NAME:
             yield f"{field} = {value!r} would not run multi-attempt episodes; set it to {NAME}"
+    mode = config.trainer.v1.trainer_mode
+    if mode == "separate_async":
+        yield (
+            "trainer.v1.trainer_mode = 'separate_async' is not supported: it sends weights to GPUs of their own by "
+            "checkpoint engines that need NCCL or NIXL, and this plugin's guards have not been run with it; set it to "
+            f"{NAME}, or to {COLOCATE_ASYNC} for asynchronous training on the same GPUs"
+        )
+    elif mode not in (NAME, COLOCATE_ASYNC):
+        ours = COLOCATE_ASYNC if mode == "colocate_async" else NAME
+        yield f"trainer.v1.trainer_mode = {mode!r} has neither the plugin's metrics nor its guards; set it to {ours}"
     if not config.trainer.use_v1:
         yield "trainer.use_v1 = False: the plugin works with verl's V1 trainer; set it to True"
 
@@ -108,6 +123,27 @@ def _guard(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
         )
 
 
+def _engine(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
+    if config.trainer.device == "cpu" and config.actor_rollout_ref.actor.strategy == "megatron":
+        yield (
+            "actor_rollout_ref.actor.strategy = 'megatron' needs CUDA, and trainer.device = 'cpu'; choose engine=fsdp, "
+            "or a config for GPUs (--config-name multi_attempt model=tiny engine=megatron)"
+        )
+
+
+def _rollout(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
+    name = config.actor_rollout_ref.rollout.name
+    if name not in _ROLLOUTS or _joins_a_cluster(config):
+        return  # one that this plugin has not been run with, or that is installed elsewhere
+    try:
+        version(name)
+    except PackageNotFoundError:
+        yield (
+            f"actor_rollout_ref.rollout.name = {name!r}: {name} is not installed; install the extra of that "
+            f"name, or choose {' or '.join(f'rollout={other}' for other in _ROLLOUTS if other != name)}"
+        )
+
+
 def _warn_of_no_checkpoints(config: DictConfig) -> None:
     trainer = config.trainer
     if trainer.save_freq <= 0 and (trainer.total_training_steps or _LONG_RUN_STEPS + 1) > _LONG_RUN_STEPS:
@@ -118,12 +154,17 @@ def _warn_of_no_checkpoints(config: DictConfig) -> None:
         )
 
 
+def _joins_a_cluster(config: DictConfig) -> bool:
+    address = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS") or "local"
+    return bool(address != "local")  # Ray's word for a cluster of the run's own
+
+
 def _resources(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
     from verl.single_controller.ray import ResourcePoolManager
 
     ray_init = config.ray_kwargs.ray_init
-    if os.environ.get("RAY_ADDRESS") or ray_init.get("address"):
-        return  # a running cluster has its own resources
+    if _joins_a_cluster(config):
+        return  # which has its own resources
     cpus = ray_init.get("num_cpus") or os.cpu_count() or 1
     storage = config.transfer_queue.backend.SimpleStorage.num_data_storage_units
     slots = config.trainer.n_gpus_per_node * config.trainer.nnodes

@@ -23,6 +23,7 @@ from multi_attempt.metrics import WAITS
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
 from multi_attempt.turns import end_of_turn_ids
 from verl_ext.agent_loop import MultiAttemptAgentLoop, TokenStream
+from verl_ext.plugin import COLOCATE_ASYNC
 from verl_ext.sampling import request_parameters
 
 if TYPE_CHECKING:
@@ -321,6 +322,20 @@ def test_vllm_is_asked_for_one_output_without_text() -> None:
     assert parameters.stop_token_ids == [PAD, END]
     assert parameters.output_kind is RequestOutputKind.FINAL_ONLY
     assert not parameters.detokenize
+
+
+async def test_vllm_gives_outputs_on_the_way_where_attempts_are_aborted(
+    play: Play, server: FakeServer, config: DictConfig
+) -> None:
+    config.trainer.v1.trainer_mode = COLOCATE_ASYNC
+    server.script = [RIGHT]
+    await play(attempts=1)
+    assert server.calls[0].sampling_params == {
+        **SAMPLING,
+        "max_tokens": 200,
+        "stop_token_ids": [END],
+        "detokenize": False,
+    }
 
 
 def test_another_engine_is_asked_for_nothing_that_it_does_not_know() -> None:

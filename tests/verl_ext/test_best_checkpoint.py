@@ -104,3 +104,12 @@ def test_without_hard_links_the_model_is_copied(tmp_path: Path, monkeypatch: pyt
     save(tmp_path, 8)
     BestCheckpoint(tmp_path).consider(8, validated(0.5))
     assert kept(tmp_path) == (8, "weights of step 8")
+
+
+def test_megatron_keeps_its_model_a_folder_deeper(tmp_path: Path) -> None:
+    model = save(tmp_path, 8)
+    deeper = model.parent / "model" / "huggingface"
+    deeper.parent.mkdir()
+    model.rename(deeper)
+    BestCheckpoint(tmp_path).consider(8, validated(0.5))
+    assert kept(tmp_path) == (8, "weights of step 8")

@@ -232,3 +232,24 @@ def test_untied_embeddings_agree_after_every_weight_sync_on_data_of_ones_own(tmp
     for attempts in (1, 2):
         assert f"val-core/sums_{attempts}_attempts/acc/mean@1" in steps[2]
     assert any(re.fullmatch(r"val-aux/.*/first_attempt_accuracy/mean@1", name) for name in steps[2])
+
+
+def test_the_asynchronous_trainer_trains_on_episodes_of_several_versions_of_the_weights(tmp_path: Path) -> None:
+    make_toy(tmp_path, tied=True)
+    settings = ["trainer.total_training_steps=4", "trainer.save_freq=-1", "trainer.test_freq=4"]
+    run = Run(
+        tmp_path,
+        *settings,
+        "trainer.v1.trainer_mode=multi_attempt_colocate_async",
+        # The rollout's weights may be some steps older than the actor's.
+        "actor_rollout_ref.actor.optim.lr=1e-4",
+        "multi_attempt.guard.min_correlation=0.9",
+    )
+    run.finish()
+    steps = run.steps()
+    assert set(steps) == {1, 2, 3, 4}
+    assert steps[1][_CORRELATION] > 0.9999  # of the first weights, all of them
+    for data in steps.values():
+        assert data["multi_attempt/episode_errors"] == data["multi_attempt/stop/aborted"] == 0
+    assert max(data["training/off_policy/trajectory_staleness/max"] for data in steps.values()) > 0
+    assert any(name.startswith("val-core/") for name in steps[4])

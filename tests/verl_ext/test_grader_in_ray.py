@@ -22,7 +22,7 @@ _HOSTILE = r"\sum_{k=1}^{1} 9^{9^{9}}"
 @pytest.fixture
 def cluster() -> Iterator[None]:
     started = {child.pid for child in psutil.Process().children()}
-    ray.init(num_cpus=1, include_dashboard=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False)  # whatever else runs on this machine
     yield
     ray.shutdown()
     assert {child.pid for child in psutil.Process().children()} <= started

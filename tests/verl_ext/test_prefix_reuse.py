@@ -58,8 +58,7 @@ async def test_earlier_attempts_come_from_the_cache_of_one_replica(
         }
         replicas = Replicas(engines)
         overrides = [f"data.max_response_length={_ROOM}", "multi_attempt.max_tokens_per_attempt=null"]
-        config = compose("multi_attempt_cpu", overrides=[f"toy={tmp_path / 'first'}", *overrides])
-        OmegaConf.resolve(config)  # as verl does
+        config = cpu_config(tmp_path / "first", *overrides)
         work = Work([[_TOKENS] * _ATTEMPTS] * _EPISODES, _TOKENS)
         outputs = await by_agent_loop("multi_attempt", config, replicas, work)
 

@@ -82,6 +82,26 @@ FIELDS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ),
     ({"reward.reward_manager.name": "naive"}, ("reward.reward_manager.name = 'naive'", "set it to multi_attempt")),
     ({"trainer.v1.trainer_mode": "sync"}, ("trainer.v1.trainer_mode = 'sync'", "set it to multi_attempt")),
+    (
+        {"trainer.v1.trainer_mode": "colocate_async"},
+        ("trainer.v1.trainer_mode = 'colocate_async'", "set it to multi_attempt_colocate_async"),
+    ),
+    (
+        {"trainer.v1.trainer_mode": "separate_async"},
+        ("trainer.v1.trainer_mode = 'separate_async' is not supported", "NCCL", "set it to multi_attempt,"),
+    ),
+    (
+        {"actor_rollout_ref.actor.strategy": "megatron"},
+        ("actor_rollout_ref.actor.strategy = 'megatron' needs CUDA", "choose engine=fsdp"),
+    ),
+    (
+        {"actor_rollout_ref.rollout.name": "sglang"},
+        ("actor_rollout_ref.rollout.name = 'sglang'", "not installed", "choose rollout=vllm"),
+    ),
+    (
+        {"critic.fsdp.ulysses_sequence_parallel_size": 2},
+        ("critic.fsdp.ulysses_sequence_parallel_size = 2 does not split the model", "it may be 1"),
+    ),
     ({"trainer.use_v1": False}, ("trainer.use_v1 = False", "set it to True")),
     (
         {"actor_rollout_ref.rollout.calculate_log_probs": False},
@@ -136,6 +156,13 @@ def test_a_running_cluster_has_its_own_resources(run: DictConfig, monkeypatch: p
     run.ray_kwargs.ray_init.num_cpus = 1
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     check(run)
+
+
+def test_a_cluster_of_the_runs_own_has_this_machines_resources(run: DictConfig) -> None:
+    with open_dict(run):
+        run.ray_kwargs.ray_init.address = "local"
+    run.ray_kwargs.ray_init.num_cpus = 1
+    assert_tells(only_error(run), "1 CPUs", "raise ray_kwargs.ray_init.num_cpus")
 
 
 def test_without_a_number_of_cpus_the_machines_count(run: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,11 +384,15 @@ def test_without_a_cap_an_attempt_needs_a_token(run: DictConfig) -> None:
 # ---- The tokenizer ----
 
 
-def test_a_model_without_a_tokenizer_is_named(run: DictConfig, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    run.actor_rollout_ref.model.path = str(tmp_path / "model")
+def test_a_model_without_a_config_is_named(run: DictConfig, tmp_path: Path) -> None:
+    run.actor_rollout_ref.model.path = str(tmp_path)
+    assert_tells(only_error(run), f"actor_rollout_ref.model.path = {tmp_path}", "no config.json could be loaded")
+
+
+def test_a_folder_without_a_tokenizer_is_named(run: DictConfig, tmp_path: Path) -> None:
+    run.actor_rollout_ref.model.tokenizer_path = str(tmp_path)
     assert_tells(
-        only_error(run), f"actor_rollout_ref.model.path = {tmp_path / 'model'}", "no tokenizer could be loaded"
+        only_error(run), f"actor_rollout_ref.model.tokenizer_path = {tmp_path}", "no tokenizer could be loaded"
     )
 
 

@@ -1,28 +1,30 @@
-"""The trainer: verl's synchronous one, with guards and measures."""
+"""The trainers: verl's own, with guards and measures."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSync, get_trainer_cls
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from multi_attempt.episode import Attempt, StopReason, Transcript
 from multi_attempt.metrics import batch_metrics
-from verl_ext import trainer as trainer_module
-from verl_ext.trainer import MultiAttemptTrainer, RolloutMismatch, TooManyFailedEpisodes, check_agreement
+from verl_ext import rollout_check
+from verl_ext.checkpoints import CheckpointError
+from verl_ext.rollout_check import CheckedReplayBuffer
+from verl_ext.trainer import MultiAttemptTrainer, RolloutMismatch, check_agreement
 
 CORRELATION, DIFFERENCE = "training/rollout_actor_probs_pearson_corr", "training/rollout_probs_diff_max"
 NAN = float("nan")
 
 
-def transcript(correct: bool = True, error: str = "") -> Transcript:
-    if error:
-        return Transcript(2, StopReason.ABORTED, [], error=error)
+def transcript(correct: bool = True) -> Transcript:
     attempt = Attempt((0, 3), "4", correct, True, False, False, "exact", "")
     return Transcript(2, StopReason.CORRECT if correct else StopReason.TRUNCATED, [attempt])
 
@@ -30,9 +32,8 @@ def transcript(correct: bool = True, error: str = "") -> Transcript:
 class FakeQueue:
     """TransferQueue with the transcripts of a step's episodes; the key of an episode is its place."""
 
-    def __init__(self, transcripts: list[Transcript], wrap: bool = False) -> None:
-        fields: list[Any] = [{"turn_scores": [], "multi_attempt": transcript.to_dict()} for transcript in transcripts]
-        self.fields = [SimpleNamespace(data=field) for field in fields] if wrap else fields
+    def __init__(self, transcripts: list[Transcript]) -> None:
+        self.fields = [{"turn_scores": [], "multi_attempt": transcript.to_dict()} for transcript in transcripts]
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, list[Any]]:
         assert (partition_id, select_fields) == ("train", ["extra_fields"])
@@ -51,7 +52,7 @@ def trainer(config: DictConfig) -> MultiAttemptTrainer:
 
 def queue(monkeypatch: pytest.MonkeyPatch, transcripts: list[Transcript], *, padding: int = 0) -> KVBatchMeta:
     """Puts episodes, and copies of the last as padding, into the queue; the batch that names them."""
-    monkeypatch.setattr(trainer_module, "tq", FakeQueue([*transcripts, *[transcripts[-1]] * padding]))
+    monkeypatch.setattr(rollout_check, "tq", FakeQueue([*transcripts, *[transcripts[-1]] * padding]))
     tags = [{"status": "success"} for _ in transcripts] + [{"is_padding": True}] * padding
     return KVBatchMeta(partition_id="train", keys=[str(place) for place in range(len(tags))], tags=tags)
 
@@ -64,8 +65,20 @@ def test_to_verl_the_trainer_is_the_synchronous_one(trainer: MultiAttemptTrainer
     assert isinstance(trainer, PPOTrainerSync)
     assert trainer.config.trainer.v1.trainer_mode == "multi_attempt"
     assert trainer.trainer_mode == "sync"
-    assert type(trainer.replay_buffer) is ReplayBuffer
+    assert isinstance(trainer.replay_buffer, CheckedReplayBuffer)
+    assert type(trainer.replay_buffer.buffer) is ReplayBuffer
+    assert trainer.replay_buffer.buffer.poll_interval == trainer.config.multi_attempt.poll_interval
     assert trainer.replay_buffer.trainer_mode == "sync"
+
+
+def test_to_verl_the_asynchronous_trainer_is_its_own(config: DictConfig) -> None:
+    config.trainer.v1.trainer_mode = "multi_attempt_colocate_async"
+    trainer = get_trainer_cls(config.trainer.v1.trainer_mode)(config)
+    assert isinstance(trainer, PPOTrainerColocateAsync)
+    assert trainer.trainer_mode == "colocate_async"
+    assert isinstance(trainer.replay_buffer, CheckedReplayBuffer)
+    assert type(trainer.replay_buffer.buffer) is ReplayBufferAsync
+    assert trainer.replay_buffer.buffer.poll_interval == config.multi_attempt.poll_interval
 
 
 def test_a_wrong_setting_of_the_task_stops_the_trainer(config: DictConfig) -> None:
@@ -133,38 +146,109 @@ def test_the_comparison_is_made_in_every_step_by_the_configs_bounds(
         assert trainer._compute_old_log_prob(batch, {}) is result
 
 
-# ---- Failed episodes ----
+# ---- What goes wrong ----
+
+
+def test_a_damaged_checkpoint_stops_the_trainer_before_it_starts_anything(config: DictConfig, tmp_path: Path) -> None:
+    config.trainer.default_local_dir = str(tmp_path)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("8")
+    with pytest.raises(CheckpointError, match="names step 8, but there is no folder"):
+        MultiAttemptTrainer(config)
+
+
+def test_a_rollout_may_take_an_episodes_timeout_and_all_else_the_stall_timeout(config: DictConfig) -> None:
+    config.multi_attempt.episode.timeout = 50
+    config.multi_attempt.stall_timeout = 700
+    trainer = MultiAttemptTrainer(config)
+    trainer.global_steps = 9
+    told: list[Any] = []
+    trainer._watchdog.expect = lambda *given: told.append(given)  # type: ignore[method-assign]
+    trainer._rollout(True)
+    trainer._rollout(False)
+    assert told == [("the rollout of step 9", 350.0), ("the work on step 9", 700.0)]
+
+
+def test_a_start_may_take_longer_than_a_step(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.multi_attempt.stall_timeout = 60
+    trainer = MultiAttemptTrainer(config)
+    told: list[Any] = []
+    monkeypatch.setattr(trainer, "_watchdog", SimpleNamespace(start=list, expect=lambda *given: told.append(given)))
+    monkeypatch.setattr(PPOTrainerSync, "init", lambda self: (_ for _ in ()).throw(OSError("no engine")))
+    with pytest.raises(OSError, match="no engine"):
+        trainer.init()
+    assert told == [("the start of the run", 3600.0)]
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """verl saves by writing nothing; what of the config it would have gone by, save by save."""
+    saves: list[dict[str, Any]] = []
+
+    def save(self: PPOTrainerSync) -> None:
+        saves.append({"step": self.global_steps, **self.config.trainer})
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", save)
+    monkeypatch.setattr(PPOTrainerSync, "on_step_end", lambda self: None)
+    return saves
+
+
+def end_step(trainer: MultiAttemptTrainer, seconds: float) -> None:
+    trainer._step_began = time.monotonic() - seconds
+    trainer.on_step_end()
 
 
 @pytest.mark.parametrize(
-    ("failed", "total", "stops"), [(0, 10, False), (1, 10, False), (2, 10, True), (1, 9, True), (10, 10, True)]
+    ("seconds_left", "step_took", "save_freq", "saves"),
+    [(None, 100, 8, 0), (300, 100, 8, 0), (150, 100, 8, 1), (150, 10, 8, 0), (150, 100, -1, 0)],
 )
-def test_a_step_with_too_many_failed_episodes_stops_the_run(
-    trainer: MultiAttemptTrainer, monkeypatch: pytest.MonkeyPatch, failed: int, total: int, stops: bool
+def test_a_run_whose_time_ends_within_a_step_and_a_save_is_saved(
+    config: DictConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    saved: list[dict[str, Any]],
+    seconds_left: float | None,
+    step_took: float,
+    save_freq: int,
+    saves: int,
 ) -> None:
-    errors = [transcript(error=f"OSError: {number}") for number in range(failed)]
-    batch = queue(monkeypatch, [transcript() for _ in range(total - failed)] + errors)
-    if not stops:
-        trainer._check_episodes(batch)
-        return
-    with pytest.raises(TooManyFailedEpisodes) as stopped:
-        trainer._check_episodes(batch)
-    for part in (f"{failed} of {total} episodes of step 9", "multi_attempt.episode.max_error_rate = 0.1", "OSError: 0"):
-        assert part in str(stopped.value)
+    config.trainer.default_local_dir = str(tmp_path)
+    config.trainer.save_freq = save_freq
+    if seconds_left is not None:
+        monkeypatch.setenv("MLP_CURRENT_CAPACITY_BLOCK_EXPIRATION_TIMESTAMP", str(time.time() + seconds_left))
+    trainer = MultiAttemptTrainer(config)
+    trainer.global_steps = 9
+    end_step(trainer, step_took)
+    assert len(saved) == saves
 
 
-def test_failed_episodes_stop_the_run_before_anything_is_computed_from_them(
-    trainer: MultiAttemptTrainer, monkeypatch: pytest.MonkeyPatch
+def test_a_step_is_saved_once(
+    config: DictConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, saved: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(PPOTrainerSync, "_compute_old_log_prob", lambda *_: pytest.fail("computed"))
-    with pytest.raises(TooManyFailedEpisodes):
-        trainer._compute_old_log_prob(queue(monkeypatch, [transcript(error="OSError: gone")]), {})
+    config.trainer.default_local_dir = str(tmp_path)
+    monkeypatch.setenv("MLP_CURRENT_CAPACITY_BLOCK_EXPIRATION_TIMESTAMP", str(time.time() + 50))
+    trainer = MultiAttemptTrainer(config)
+    for step in (8, 9):
+        trainer.global_steps = step
+        trainer._save_checkpoint()
+        end_step(trainer, 100)
+    assert [save["step"] for save in saved] == [8, 9]
 
 
-def test_padding_is_no_failed_episode(trainer: MultiAttemptTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    # verl pads with copies of an episode, here of one that failed: 1 of 10 is allowed, 7 of 16 would not be.
-    episodes = [transcript() for _ in range(9)] + [transcript(error="OSError: gone")]
-    trainer._check_episodes(queue(monkeypatch, episodes, padding=6))
+def test_verl_is_not_to_delete_checkpoints_itself(
+    config: DictConfig, tmp_path: Path, saved: list[dict[str, Any]]
+) -> None:
+    config.trainer.default_local_dir = str(tmp_path)
+    config.trainer.max_actor_ckpt_to_keep = config.trainer.max_critic_ckpt_to_keep = 1
+    trainer = MultiAttemptTrainer(config)
+    for step in (1, 2):
+        trainer.global_steps = step
+        trainer._save_checkpoint()
+    for save in saved:
+        assert (save["max_actor_ckpt_to_keep"], save["max_critic_ckpt_to_keep"]) == (None, None)
+    assert config.trainer.max_actor_ckpt_to_keep == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["global_step_2"]
 
 
 # ---- Measures ----
@@ -184,13 +268,3 @@ def test_the_measures_are_those_of_the_steps_episodes_without_padding(
     assert metrics["actor/entropy"] == 1.0
     assert metrics["multi_attempt/success"] == 0.75
     assert set(metrics) == {"actor/entropy", *batch_metrics(episodes, max_attempts=5)}
-
-
-@pytest.mark.parametrize("wrap", [False, True])
-def test_transcripts_are_read_from_either_storage_of_transfer_queue(
-    monkeypatch: pytest.MonkeyPatch, wrap: bool
-) -> None:
-    episodes = [transcript(correct=True), transcript(error="OSError: gone")]
-    monkeypatch.setattr(trainer_module, "tq", FakeQueue(episodes, wrap=wrap))
-    batch = KVBatchMeta(partition_id="train", keys=["0", "1"], tags=[{}, {}])
-    assert trainer_module._transcripts(batch) == episodes
