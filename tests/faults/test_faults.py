@@ -1,0 +1,257 @@
+"""The table of faults: each row is a real run on CPU that is hurt, looked at, and gone on with by the next.
+
+All runs have one folder of checkpoints: each also shows that the same command goes on after the fault before it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+from harness import Row, Run, finished_steps, free_port, make_toy, title
+
+pytestmark = pytest.mark.engine
+
+_END_SECONDS = 150.0
+_GONE_SECONDS = 150.0
+_EPISODE_TIMEOUT = 30
+_STALL_TIMEOUT = 200
+_FINISH_SECONDS = 400.0
+_TIME_LEFT = 3600
+_DISK_BYTES = 2**30
+_STEP = "the step under way"
+
+
+class Work:
+    """What the runs share: the toy task, and a folder of checkpoints, on a disk of its own if one can be mounted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.toy = folder, folder / "toy"
+        self.disk = folder / "disk"
+        self.checkpoints = self.disk / "checkpoints"
+        make_toy(self.toy)
+        self.disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(self.disk)]
+        self.mounted = subprocess.run(mount, capture_output=True).returncode == 0
+
+    def run(self, *overrides: str, **environment: str) -> Run:
+        return Run(self.toy, self.checkpoints, self.folder, overrides, environment)
+
+    def resize(self, size: int) -> None:
+        """Give the disk another size, in bytes."""
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.disk)], check=True)
+
+    def close(self) -> None:
+        if self.mounted:
+            subprocess.run(["umount", str(self.disk)], check=True)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
+    work = Work(tmp_path_factory.mktemp("faults"))
+    try:
+        yield work
+    finally:
+        work.close()
+
+
+def start(run: Run) -> int:
+    """Start a run, and wait until it has done a step: the one after the last checkpoint of the runs before."""
+    before = max(finished_steps(run.checkpoints), default=0)
+    run.start()
+    step = run.wait_for_a_step()
+    assert run.steps()[0] == before + 1
+    return step
+
+
+def end(run: Run, pattern: str, step: int, limit: float = _END_SECONDS) -> tuple[str, float, float]:
+    """Wait for the run's end, and look at what is left: its checkpoints, and nothing else.
+
+    Returns:
+        What the user sees, the seconds until then, and the seconds until nothing of the run was left.
+    """
+    begin = time.monotonic()
+    seen, _ = run.end_with(pattern, limit)
+    left = run.gone_within(_GONE_SECONDS)
+    assert left == []
+    over = time.monotonic() - begin
+    assert finished_steps(run.checkpoints)[-1] >= step
+    return message(run, pattern), seen, over
+
+
+def message(run: Run, pattern: str) -> str:
+    """What the user sees: the exception in the log, up to the end of its first sentence, without folders."""
+    line = re.sub(r"^.*?(\w+(Died|Error|Episodes|Stalled)\w*: )", r"\1", run.seen(pattern).strip())
+    return f"`{re.sub(r'/[^ ]*/', '', re.split(r'[.;]( |$)', line)[0])}`"
+
+
+KILLS = {
+    "02-trainer": ("`kill -9` of the trainer (Ray's `TaskRunnerV1`)", "ray::TaskRunnerV1", r"\.ActorDiedError: "),
+    "03-worker": (
+        "`kill -9` of a training process",
+        "ray::WorkerDict",
+        r"(PartDied: trainer worker 0|ActorDiedError: )",
+    ),
+    "04-server": ("`kill -9` of a rollout server", "ray::CPUvLLMHttpServer", "(PartDied|TooManyFailedEpisodes): "),
+    "05-engine": ("`kill -9` of a rollout engine", "VLLM::EngineCore", "(PartDied|TooManyFailedEpisodes): "),
+    "06-agent": ("`kill -9` of an agent loop worker", "ray::AgentLoopWorker", "PartDied: agent loop worker 0"),
+}
+
+
+def test_kill_of_the_driver(work: Work, rows: Path) -> None:
+    with work.run() as run:
+        step = start(run)
+        begin = time.monotonic()
+        run.process.kill()
+        run.process.wait()
+        assert run.gone_within(_GONE_SECONDS) == []
+        over = time.monotonic() - begin
+        assert finished_steps(run.checkpoints)[-1] >= step
+    sees = "the shell's `Killed`; all other processes end with it"
+    Row("`kill -9` of the command itself", sees, 0, over, _STEP).write(rows, "01-driver")
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_kill_in_the_middle_of_a_rollout(work: Work, rows: Path, name: str) -> None:
+    fault, process, pattern = KILLS[name]
+    with work.run() as run:
+        start(run)
+        engine, victim = run.part("VLLM::EngineCore"), run.part(process)
+        step = run.wait_for_a_step()
+        engine.suspend()  # so that the rollout is under way whatever the machine's speed
+        time.sleep(1)
+        victim.kill()
+        if victim != engine:
+            engine.resume()
+        Row(fault, *end(run, pattern, step), _STEP).write(rows, name)
+
+
+def test_kill_of_a_ray_node(work: Work, rows: Path) -> None:
+    """Two nodes on one machine: training and rollout on the first, one of two agent loop workers on the second."""
+    port = free_port()
+    overrides = ["~ray_kwargs.ray_init.num_cpus", "~ray_kwargs.ray_init.num_gpus"]
+    overrides.append("actor_rollout_ref.rollout.agent.num_workers=2")
+    # Ray asks for a token where the user has one, so this cluster has one in any case.
+    cluster = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
+    with work.run(*overrides, **cluster) as run:
+        head = ["--head", f"--port={port}", "--num-cpus=32", "--num-gpus=1", "--disable-usage-stats"]
+        run.ray("start", *head, "--node-ip-address=127.0.0.1")
+        first = raylets(run)
+        run.start()
+        run.wait_for(lambda: run.said("dataloader initialized"))  # by now the trainer has its place on the first
+        other = [f"--address=127.0.0.1:{port}", "--num-cpus=2", "--num-gpus=0", "--disable-usage-stats"]
+        run.ray("start", *other, "--node-ip-address=127.0.0.2")
+        [second] = raylets(run) - first
+        step = run.wait_for_a_step()
+        assert any("ray::AgentLoopWorker" in title(process) for process in second.children())
+        second.kill()
+        seen, over = run.end_with("(PartDied|TooManyFailedEpisodes): ", _END_SECONDS)
+        sees = message(run, "(PartDied|TooManyFailedEpisodes): ")
+        assert finished_steps(run.checkpoints)[-1] >= step
+    Row("`kill -9` of a Ray node that holds an agent loop worker", sees, seen, over, _STEP).write(rows, "07-node")
+
+
+def raylets(run: Run) -> set[psutil.Process]:
+    return {process for process in run.processes() if "raylet/raylet" in title(process).split(" ")[0]}
+
+
+def test_a_hung_engine(work: Work, rows: Path) -> None:
+    with work.run(f"multi_attempt.episode.timeout={_EPISODE_TIMEOUT}") as run:
+        step = start(run)
+        run.part("VLLM::EngineCore").suspend()
+        fault = (
+            f"an engine that hangs in a rollout (`multi_attempt.episode.timeout={_EPISODE_TIMEOUT}`, by default 1800)"
+        )
+        Row(fault, *end(run, "TooManyFailedEpisodes: ", step), _STEP).write(rows, "08-hung-rollout")
+
+
+def test_an_engine_that_hangs_while_it_takes_new_weights(work: Work, rows: Path) -> None:
+    # A trainer in a blocking call is told in vain, and ended.
+    with work.run(f"multi_attempt.stall_timeout={_STALL_TIMEOUT}") as run:
+        start(run)
+        engine = run.part("VLLM::EngineCore")
+        step = run.wait_for_a_step()
+        saving = work.checkpoints / f"global_step_{step + 1}" / "actor"  # verl saves, and then it syncs the weights
+        run.wait_for(saving.is_dir)
+        engine.suspend()
+        fault = (
+            f"an engine that hangs in a weight sync (`multi_attempt.stall_timeout={_STALL_TIMEOUT}`, by default 3600)"
+        )
+        found = end(run, "RunStalled: ", step, _STALL_TIMEOUT + _END_SECONDS)
+        Row(fault, *found, _STEP).write(rows, "09-hung-sync")
+
+
+def test_a_full_disk_at_a_checkpoint(work: Work, rows: Path) -> None:
+    if not work.mounted:
+        pytest.skip("no file system can be mounted here: not root, or no permission")
+    with work.run() as run:
+        step = start(run)
+        run.wait_for_a_step()
+        used = os.statvfs(work.disk)
+        work.resize((used.f_blocks - used.f_bfree) * used.f_frsize + 2**20)
+        found = end(run, "CheckpointError: the checkpoint .* could not be written", step)
+        for part in ("MiB were free", "is whole, and the same command goes on from it"):
+            run.seen(part)
+    assert not list(work.checkpoints.glob("*.former"))
+    work.resize(_DISK_BYTES)
+    Row("a full disk at a checkpoint", *found, "the step that could not be saved").write(rows, "10-full-disk")
+
+
+def test_a_killed_grader_worker_and_sigterm_at_the_time_limit(work: Work, rows: Path) -> None:
+    """The scheduler has told when the time ends: it counts as near from the first step on, and each step is saved."""
+    ends = {"MLP_CURRENT_CAPACITY_BLOCK_EXPIRATION_TIMESTAMP": str(time.time() + _TIME_LEFT)}
+    with work.run("trainer.save_freq=100000", f"trainer.esi_redundant_time={_TIME_LEFT}", **ends) as run:
+        step = start(run)
+        assert finished_steps(work.checkpoints)[-1] >= step
+        worker = run.part("multi_attempt.grading.worker")
+        worker.kill()
+        run.wait_for(lambda: run.steps()[-1] >= step + 2)
+        assert run.metrics()["multi_attempt/episode_errors"] == 0
+        sees = "nothing: a new one is started, and asked the same again"
+        Row("`kill -9` of a grader worker", sees, None, None, "nothing").write(rows, "11-grader")
+
+        step = run.steps()[-1]
+        begin = time.monotonic()
+        run.process.terminate()
+        status = run.process.wait(_END_SECONDS)
+        seen = time.monotonic() - begin
+        assert status != 0
+        run.seen(r"\*\*\* SIGTERM received")
+        assert run.gone_within(_GONE_SECONDS) == []
+        over = time.monotonic() - begin
+        assert finished_steps(work.checkpoints)[-1] >= step
+    sees = f"`*** SIGTERM received ***`, exit status {status if status > 0 else 128 - status}"
+    Row("SIGTERM at the time limit", sees, seen, over, _STEP).write(rows, "12-sigterm")
+
+
+def test_a_truncated_checkpoint(work: Work, rows: Path) -> None:
+    *_, former, last = finished_steps(work.checkpoints)
+    [file] = (work.checkpoints / f"global_step_{last}" / "critic").glob("model_*.pt")
+    os.truncate(file, file.stat().st_size // 2)
+    with work.run() as run:
+        begin = time.monotonic()
+        run.start()
+        seen, _ = run.end_with("CheckpointError: ", _END_SECONDS)
+        assert run.gone_within(_GONE_SECONDS) == []
+        over = time.monotonic() - begin
+        line = run.seen("CheckpointError: ")
+        sees = message(run, "CheckpointError: ")
+    assert file.name in line
+    remedy = re.findall(r"trainer\.resume_\w+=\S+", line)
+    assert remedy[-1].endswith(f"/global_step_{former}")
+
+    # The remedy in the message works: on from the one before, and the damaged one is written anew.
+    with work.run(*remedy, f"trainer.total_training_steps={last}") as run:
+        run.start()
+        run.finish(_FINISH_SECONDS)
+        assert run.steps() == list(range(former + 1, last + 1))
+    assert finished_steps(work.checkpoints)[-1] == last
+    lost = f"the steps since the checkpoint before it, {last - former} here"
+    Row("a truncated checkpoint", sees, seen, over, lost).write(rows, "13-truncated")
