@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart reproduce bench test fuzz lint clean
+.PHONY: help quickstart reproduce bench test test-slurm test-sglang test-megatron test-faults extras fuzz lint clean
 
 python := .venv/bin/python
 export PYTHON TORCH_INDEX
@@ -25,6 +25,22 @@ bench: .venv/complete  ## the figures of docs/performance.md, in twenty minutes,
 test: lint  ## all that a change must pass: lint, types and tests
 	$(python) -m pytest $(PYTEST)
 
+test-megatron: .venv/megatron/complete  ## Megatron on CPU: weights, and training equal to FSDP's; five minutes
+	TEST_MEGATRON=1 $(python) -m pytest tests/megatron $(PYTEST)
+
+test-sglang: .venv-sglang/complete  ## training through SGLang on CPU, in an environment of its own; ten minutes
+	PYTHONPATH=$(CURDIR)/tests/sglang:$(CURDIR)/tests/sglang/stand_ins .venv-sglang/bin/python -m pytest \
+	  tests/verl_ext/test_sampling.py tests/sglang $(PYTEST)
+
+test-slurm: .venv/complete  ## the SLURM launcher on a real SLURM of two nodes, which it installs (root, Debian)
+	TEST_SLURM=1 $(python) -m pytest tests/slurm $(PYTEST)
+
+test-faults: .venv/complete  ## the table of faults: real runs that get hurt; half an hour
+	TEST_FAULTS=1 $(python) -m pytest tests/faults $(PYTEST)
+
+extras: ## resolve each extra of pyproject.toml (needs uv)
+	requirements/resolve_extras.sh
+
 fuzz: .venv/complete  ## ten thousand hostile answers for the grader
 	GRADER_CASES=10000 $(python) -m pytest tests/multi_attempt/test_grading_safety.py
 
@@ -34,9 +50,18 @@ lint: .venv/complete  ## style and types
 	.venv/bin/mypy
 
 clean:  ## remove the environment and what runs wrote
-	rm -rf .venv outputs build dist *.egg-info
+	rm -rf .venv .venv-sglang outputs build dist *.egg-info
 
 # The environment is made once, and again when what it is made from changes.
 .venv/complete: requirements/cpu.lock requirements/install.sh pyproject.toml
 	requirements/install.sh
+	@touch $@
+
+# Apart from the environment: verl would import Megatron in every process.
+.venv/megatron/complete: requirements/megatron.lock .venv/complete
+	$(python) -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target .venv/megatron -r $<
+	@touch $@
+
+.venv-sglang/complete: requirements/sglang.lock requirements/install.sh pyproject.toml
+	requirements/install.sh sglang
 	@touch $@

@@ -209,10 +209,9 @@ async def open_engine(folder: Path, *, at_once: int, longest: int) -> AsyncItera
         engine.shutdown()
 
 
-def compose_config(folder: Path, *overrides: str) -> DictConfig:
+def cpu_config(folder: Path, *overrides: str) -> DictConfig:
     """The CPU config, as ``main_ppo`` has it."""
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("multi_attempt_cpu", overrides=[f"toy={folder}", *overrides])
+    config = compose_config("multi_attempt_cpu", [f"toy={folder}", *overrides])
     OmegaConf.resolve(config)  # as verl does (trainer/main_ppo.py)
     return config
 
