@@ -23,7 +23,6 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin, there are more than cores
 
 import hydra
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from verl.experimental.agent_loop.agent_loop import (
     AgentLoopBase,
@@ -38,6 +37,7 @@ from verl.workers.rollout.replica import TokenOutput
 from multi_attempt.toy.build import build_toy
 from multi_attempt.toy.settings import ToySettings
 from multi_attempt.toy.tokenizer import make_tokenizer
+from verl_ext.check_command import compose_config
 
 LETTERS = [*range(ord("a"), ord("z") + 1)]
 """The tokens that attempts are made of: text that is the same tokens again, in whatever pieces it is read."""

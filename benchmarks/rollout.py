@@ -35,7 +35,7 @@ from engine import (
     Work,
     answer_text,
     by_agent_loop,
-    compose_config,
+    cpu_config,
     draw_work,
     letters,
     make_loop,
@@ -293,9 +293,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         async with open_engine(folder, at_once=max(arguments.episodes), longest=room + 64) as engine:
-            config = compose_config(
-                folder, f"data.max_response_length={room}", "multi_attempt.max_tokens_per_attempt=null"
-            )
+            config = cpu_config(folder, f"data.max_response_length={room}", "multi_attempt.max_tokens_per_attempt=null")
             measurements = Measurements(engine, batch=arguments.batch, chunk=arguments.chunk)
             await compare(config, measurements, draw_work(8, 2, median=arguments.median, seed=-1))  # imports
             measurements.taken.clear()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from engine import LONGEST, Engine, Work, answer_text, by_agent_loop, compose_config, draw_work, open_engine
+from engine import LONGEST, Engine, Work, answer_text, by_agent_loop, cpu_config, draw_work, open_engine
 from omegaconf import DictConfig
 from verl.workers.rollout.replica import TokenOutput
 
@@ -172,9 +172,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Trace]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         async with open_engine(folder, at_once=arguments.episodes, longest=room + 64) as engine:
-            config = compose_config(
-                folder, f"data.max_response_length={room}", "multi_attempt.max_tokens_per_attempt=null"
-            )
+            config = cpu_config(folder, f"data.max_response_length={room}", "multi_attempt.max_tokens_per_attempt=null")
             work = draw_work(arguments.episodes, arguments.attempts, median=arguments.median, seed=arguments.seed)
             await by_agent_loop("multi_attempt", config, engine, work)  # compiles for these lengths
             engine.answer = SomeSlowAnswers()

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import BLOCK, Work, by_agent_loop, open_engine
-from hydra import compose
-from omegaconf import OmegaConf
+from engine import BLOCK, Work, by_agent_loop, cpu_config, open_engine
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
-pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("hydra_configs")]
+pytestmark = pytest.mark.engine
 
 # Attempts of a real model's length.
 _EPISODES, _ATTEMPTS, _TOKENS = 8, 3, 500

@@ -96,7 +96,7 @@ class Client:
 @contextmanager
 def ray_as_in_a_run(config: DictConfig) -> Iterator[None]:
     settings: Any = OmegaConf.to_container(config.ray_kwargs.ray_init)
-    ray.init(address="local", **settings)  # whatever else runs on this machine
+    ray.init(**settings)
     try:
         yield
     finally:
