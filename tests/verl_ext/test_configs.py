@@ -18,6 +18,7 @@ import yaml
 from hydra import compose
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from ray._private.services import canonicalize_bootstrap_address
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 from verl.trainer.config.algorithm import AlgoConfig
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
@@ -255,6 +256,25 @@ def test_the_config_is_found_by_name_from_any_folder(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     assert yaml.safe_load(process.stdout)["multi_attempt"]["max_attempts"] == 5
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_on_cpu_joins_no_cluster_but_the_one_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # As `ray start` leaves it; nothing removes it if the cluster is killed.
+    (tmp_path / "ray_current_cluster").write_text("127.0.0.2:6379")
+
+    def joined(address: Any) -> str | None:
+        return canonicalize_bootstrap_address(address, temp_dir=str(tmp_path))
+
+    def configured() -> Any:
+        return compose("multi_attempt_cpu").ray_kwargs.ray_init.address
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert joined(None) == "127.0.0.2:6379"
+    assert joined(configured()) is None
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.3:6380")
+    assert joined(configured()) == "127.0.0.3:6380"
 
 
 # ---- The task's settings in config/multi_attempt.yaml are their documentation ----
