@@ -48,6 +48,7 @@ lint: .venv/complete  ## style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/shellcheck launch/*.sh launch/*.sbatch requirements/*.sh .ci/run
 
 clean:  ## remove the environment and what runs wrote
 	rm -rf .venv .venv-sglang outputs build dist *.egg-info
