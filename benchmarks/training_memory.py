@@ -1,0 +1,253 @@
+"""The memory plan against what verl's own FSDP 2 engine really holds, on the CPU: the table of docs/memory.md.
+
+    python benchmarks/training_memory.py
+
+The engine is built as verl's worker builds it (``workers/engine_workers.py``), and takes a training step of two
+micro-batches with verl's own losses; torch's profiler says what was allocated.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VERL_PLATFORM", "cpu")  # verl chooses its platform once, when it is imported
+
+import torch
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from torch.profiler import ProfilerActivity, profile
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from verl.utils import tensordict_utils as tu
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.engine import EngineRegistry
+from verl.workers.utils.losses import ppo_loss, value_loss
+
+from multi_attempt.toy.model import make_model
+from multi_attempt.toy.settings import ToySettings
+from multi_attempt.toy.tokenizer import make_tokenizer
+from verl_ext.check_command import compose_config
+from verl_ext.memory.gpus import named_gpu
+from verl_ext.memory.model_shape import read_shape
+from verl_ext.memory.passes import Moment, greatest
+from verl_ext.memory.run_models import read_models
+
+# Two micro-batches of a rank: when the second is under way, the gradients of the first are there.
+ROWS, LENGTH, PROMPT = 8, 256, 64
+MICRO_BATCH = ROWS * LENGTH // 2
+
+CASES = (("actor", True), ("critic", True), ("critic", False))
+"""Roles, and whether their activations are computed again in the backward pass."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that an engine holds, measured or planned.
+
+    Attributes:
+        weights, gradients, optimizer: what it keeps.
+        update: the most that a training step's passes allocate beside the gradients.
+        infer: the most that a forward pass without gradients allocates.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    update: float
+    infer: float
+
+
+# ---- The models, of random weights ----
+
+
+def _toy() -> Qwen2ForCausalLM:
+    return make_model(make_tokenizer(), ToySettings(), seed=0)
+
+
+def _larger() -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        vocab_size=8192,
+        hidden_size=384,
+        intermediate_size=1536,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+MODELS: dict[str, Callable[[], Qwen2ForCausalLM]] = {"the toy model": _toy, "19 million weights": _larger}
+"""The toy task's, and one of which each array is large enough to tell."""
+
+
+def write_model(folder: Path, name: str) -> None:
+    """Write one of :data:`MODELS`, with a tokenizer."""
+    MODELS[name]().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+
+
+def config_of(folder: Path, *, checkpointing: bool) -> DictConfig:
+    """The CPU config with this model."""
+    settings = [
+        f"{model}.enable_gradient_checkpointing={checkpointing}"
+        for model in ("actor_rollout_ref.model", "critic.model")
+    ]
+    return compose_config("multi_attempt_cpu", [f"actor_rollout_ref.model.path={folder}", *settings])
+
+
+# ---- Measured ----
+
+
+@contextmanager
+def one_rank(store: Path) -> Iterator[None]:
+    """A process group of this process alone, which verl's engine asks for."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def measure(config: DictConfig, role: str) -> Held:
+    """What the engine of a role holds, within :func:`one_rank`."""
+    engine, loss = _engine_of(config, role)
+    vocabulary = read_shape(config.actor_rollout_ref.model.path).vocabulary
+    data = _batch(vocabulary, entropy=False)
+    with engine.train_mode():
+        engine.train_batch(data, loss)  # AdamW makes its state in its first step
+        gradients = sum(_local_bytes(parameter.grad) for parameter in engine.module.parameters())
+        engine.optimizer_zero_grad()
+        update = _allocated(lambda: engine.forward_backward_batch(data, loss))
+    with engine.eval_mode():
+        data = _batch(vocabulary, entropy=True)
+        infer = _allocated(lambda: engine.infer_batch(data, loss_function=None))
+    weights = sum(map(_local_bytes, engine.module.parameters()))
+    states = [value for state in engine.optimizer.state.values() for value in state.values()]
+    return Held(weights, gradients, sum(map(_local_bytes, states)), update - gradients, infer)
+
+
+def _engine_of(config: DictConfig, role: str) -> tuple[Any, Any]:
+    part = omega_conf_to_dataclass(config.critic if role == "critic" else config.actor_rollout_ref.actor)
+    model = part.model if role == "critic" else omega_conf_to_dataclass(config.actor_rollout_ref.model)
+    model.model_type = "value_model" if role == "critic" else "language_model"
+    part.optim.total_training_steps = 10
+    engine = EngineRegistry.new(
+        model_type=model.model_type,
+        backend=part.engine.strategy,
+        model_config=model,
+        engine_config=part.engine,
+        optimizer_config=part.optim,
+        checkpoint_config=part.checkpoint,
+    )
+    engine.initialize()
+    return engine, partial(value_loss if role == "critic" else ppo_loss, config=part)
+
+
+def _batch(vocabulary: int, *, entropy: bool) -> TensorDict:
+    """What verl's trainer hands to an engine, all rows of one length."""
+    random = torch.Generator().manual_seed(0)
+    response = LENGTH - PROMPT
+
+    def rows(*shape: int) -> torch.Tensor:
+        return torch.nested.as_nested_tensor(list(torch.randn(*shape, generator=random)), layout=torch.jagged)
+
+    ids = torch.randint(0, vocabulary, (ROWS, LENGTH), generator=random)
+    nested = {"input_ids": ids, "prompts": ids[:, :PROMPT], "responses": ids[:, PROMPT:]}
+    nested["position_ids"] = torch.arange(LENGTH).expand(ROWS, LENGTH)
+    nested |= {name: torch.ones(ROWS, response) for name in ("loss_mask", "response_mask")}
+    data = {name: torch.nested.as_nested_tensor(list(rows), layout=torch.jagged) for name, rows in nested.items()}
+    data |= {
+        name: rows(ROWS, response) for name in ("old_log_probs", "ref_log_prob", "advantages", "values", "returns")
+    }
+    made = TensorDict(data, batch_size=ROWS)
+    tu.assign_non_tensor(
+        made,
+        use_remove_padding=False,
+        use_dynamic_bsz=True,
+        max_token_len_per_gpu=MICRO_BATCH,
+        use_fused_kernels=False,
+        temperature=1.0,
+        calculate_entropy=entropy,
+        global_batch_size=ROWS,
+    )
+    return made
+
+
+def _local_bytes(tensor: Any) -> int:
+    """Of this rank's part."""
+    size: int = (tensor.to_local() if hasattr(tensor, "to_local") else tensor).nbytes
+    return size
+
+
+def _allocated(work: Callable[[], Any]) -> int:
+    """The most bytes that are allocated at once while something works, beside those that were there."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    assert profiled.profiler is not None
+    results: Any = profiled.profiler.kineto_results
+    changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
+    total = most = 0
+    for _, change in changes:
+        total += change
+        most = max(most, total)
+    return most
+
+
+# ---- Planned ----
+
+
+def plan(config: DictConfig, role: str) -> Held:
+    """What the plan says of the same."""
+    shape = read_shape(config.actor_rollout_ref.model.path)
+    models = read_models(config, shape, shape, named_gpu("h100"))
+    model = models.critic if role == "critic" else models.actor
+    assert model is not None
+
+    def most(moments: list[Moment]) -> float:
+        return greatest(moments).total
+
+    # The optimiser's step comes after the passes.
+    passes = [moment for moment in model.update(MICRO_BATCH) if moment.name != "optimiser's step"]
+    infer = most(model.infer(MICRO_BATCH, entropy=True))
+    return Held(model.weights, model.gradients, model.optimizer, most(passes) - model.gradients, infer)
+
+
+# ---- The table ----
+
+
+def main() -> None:
+    """Print it, in Markdown; MB."""
+    print("| | kept, measured | planned | | update, measured | planned | | forward pass, measured | planned | |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for name in MODELS:
+        with tempfile.TemporaryDirectory() as folder, one_rank(Path(folder) / "store"):
+            write_model(Path(folder), name)
+            for role, checkpointing in CASES:
+                config = config_of(Path(folder), checkpointing=checkpointing)
+                cells = _cells(measure(config, role), plan(config, role))
+                kind = "checkpointing" if checkpointing else "no checkpointing"
+                print(f"| {name}: {role}, {kind} | {' | '.join(cells)} |", flush=True)
+
+
+def _cells(measured: Held, planned: Held) -> Iterator[str]:
+    for found, said in (
+        (_kept(measured), _kept(planned)),
+        (measured.update, planned.update),
+        (measured.infer, planned.infer),
+    ):
+        yield from (f"{found / 1e6:.1f}", f"{said / 1e6:.1f}", f"{said / found - 1:+.1%}")
+
+
+def _kept(held: Held) -> float:
+    return held.weights + held.gradients + held.optimizer
+
+
+if __name__ == "__main__":
+    main()
