@@ -23,17 +23,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 2 for bad input, with the reason on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="multi-attempt", description="Multi-attempt reinforcement learning for LLMs.")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    called = next((argument for argument in arguments if not argument.startswith("-")), None)
-    for name, (module_name, summary) in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if name == called:
-            import_module(module_name).add_arguments(subparser)
-    parsed = parser.parse_args(arguments)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    parsers = {
+        name: subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        for name, (_, summary) in COMMANDS.items()
+    }
+    if not arguments or arguments[0] not in COMMANDS:
+        parser.parse_args(arguments)  # which ends with the help, or an error
+    command, *rest = arguments
+    module = import_module(COMMANDS[command][0])
+    module.add_arguments(parsers[command])
+    # Intermixed: overrides of a config may stand before and after options, as for Hydra.
+    parsed = parsers[command].parse_intermixed_args(rest)
     try:
-        return import_module(COMMANDS[parsed.command][0]).run(parsed)
+        return module.run(parsed)
     except (ValueError, OSError) as error:
-        print(f"multi-attempt {parsed.command}: {error}", file=sys.stderr)
+        print(f"multi-attempt {command}: {error}", file=sys.stderr)
         return 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -76,8 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: an argument, an override or a setting that cannot be planned with; the message names it.
     """
-    # verl names each engine that is not installed.
+    # verl names each engine that is not installed, and the platform that this machine has not: it need not have one.
     warnings.filterwarnings("ignore", message=".* engine is not available")
+    logging.getLogger("verl.plugin.platform.platform_manager").addFilter(lambda record: record.levelno >= logging.ERROR)
     if arguments.model_config:
         # Said to be needed without a network: then nothing waits for one.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -410,9 +409,7 @@ def folder(tmp_path: Path, shape: ModelShape) -> Path:
 
 
 def check(*arguments: str) -> int:
-    parser = ArgumentParser()
-    check_command.add_arguments(parser)
-    return check_command.run(parser.parse_args(arguments))
+    return cli.main(["check", *arguments])
 
 
 @pytest.mark.usefixtures("hydra_configs")
@@ -436,12 +433,15 @@ def test_the_command_says_what_helps_when_it_does_not_fit(folder: Path, capsys: 
 @pytest.mark.usefixtures("hydra_configs")
 def test_the_command_gives_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = ("--gpu-memory", "64", "--gpu-tflops", "500", "--gpu-bandwidth", "2000")
-    assert check("--json", *figures, "--model-config", str(folder), "--steps", "10", "model=qwen2_5_math_7b") == 0
+    options = ("--json", *figures, "--model-config", str(folder))
+    # Overrides stand anywhere, as for Hydra.
+    assert check("model=qwen2_5_math_7b", *options, "cluster=4x8", "--steps", "10", "trainer.nnodes=2") == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["fits"] is True
     assert plan["gpu"]["memory"] == 64 * GIB
     assert plan["models"]["actor"]["parameters"] == 7_615_616_512
     assert plan["phases"]["generation"]["total"] == pytest.approx(0.6 * 64 * GIB + RESERVE)
+    assert plan["models"]["actor"]["weights"] == pytest.approx(4 * 7_615_616_512 / 16)
     assert plan["cost"]["assumptions"]["steps"] == 10
 
 
