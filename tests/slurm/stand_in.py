@@ -21,6 +21,7 @@ _SEEN = (
     "GLOO_SOCKET_IFNAME",
     "NCCL_SOCKET_FAMILY",
     "RAY_AUTH_MODE",
+    "CUDA_VISIBLE_DEVICES",
     "MLP_CURRENT_CAPACITY_BLOCK_EXPIRATION_TIMESTAMP",
 )
 
@@ -40,7 +41,7 @@ _CONFIG = {
 ConfigStore.instance().store("stand_in", _CONFIG)
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, num_gpus=1)
 def seen_by_a_worker() -> dict[str, str | None]:
     """What a worker finds in its environment."""
     return {name: os.environ.get(name) for name in _SEEN}

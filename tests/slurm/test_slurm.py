@@ -138,6 +138,16 @@ def stand_in(steps: int, **trainer: int) -> tuple[str, ...]:
     return (f"trainer.total_training_steps={steps}", *(f"trainer.{key}={value}" for key, value in trainer.items()))
 
 
+def raylet_on(node: str) -> int:
+    """Ray's process on a node."""
+    (raylet,) = (
+        process
+        for process in processes_with("SLURMD_NODENAME", node)
+        if Path(f"/proc/{process}/exe").resolve().name == "raylet"
+    )
+    return raylet
+
+
 def test_two_ranks_on_two_nodes_train_and_go_on_after_a_requeue(cluster: SlurmCluster) -> None:
     toy, wandb = cluster.folder / "toy", cluster.folder / "wandb-files"
     build_toy(toy, train_questions=128, heldout_questions=8, settings=ToySettings(steps=0, max_attempts=2))
@@ -197,6 +207,14 @@ def test_before_the_time_limit_the_job_requeues_itself_and_goes_on(cluster: Slur
     cluster.wait_until(lambda: not token.exists(), _STAND_IN_SECONDS, f"{token} to be deleted")
 
 
+def test_the_gpus_of_the_allocation_are_rays(cluster: SlurmCluster) -> None:
+    job = Job(cluster, "gpus", (*stand_in(300), "trainer.device=cuda"), options=("--gres=gpu:1",))
+    job.wait_for_step(1, _STAND_IN_SECONDS)
+    for node in cluster.nodes:
+        assert environment_of(raylet_on(node))["CUDA_VISIBLE_DEVICES"] == "0"
+        assert job.seen_by_a_worker(0, node)["CUDA_VISIBLE_DEVICES"] == "0"
+
+
 def test_a_try_that_saved_nothing_is_not_repeated(cluster: SlurmCluster) -> None:
     job = Job(cluster, "unsaved", stand_in(300, save_freq=-1))
     cluster.wait_until(lambda: "all 2 nodes have joined" in job.output, _STAND_IN_SECONDS, "the nodes to join")
@@ -227,12 +245,7 @@ def test_a_node_that_dies_ends_the_job_with_its_name(cluster: SlurmCluster) -> N
 def test_ray_that_ends_on_a_node_ends_the_job_with_its_log(cluster: SlurmCluster) -> None:
     job = Job(cluster, "ray", stand_in(300))
     job.wait_for_step(1, _STAND_IN_SECONDS)
-    (raylet,) = (
-        process
-        for process in processes_with("SLURMD_NODENAME", "n2")
-        if Path(f"/proc/{process}/exe").resolve().name == "raylet"
-    )
-    os.kill(raylet, signal.SIGKILL)
+    os.kill(raylet_on("n2"), signal.SIGKILL)
     assert job.wait_for_end(90) == "FAILED"
     assert re.search(r"ERROR: (Ray ended on node n2|nodes lost: n2); logs: ", job.output)
     assert "node-n2.log" in job.output
