@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psutil
 import torch
+from training_run import TrainingRun
 
-from multi_attempt.toy.build import build_toy
-from multi_attempt.toy.settings import ToySettings
-
-_START_SECONDS = 400.0
 _POLL_SECONDS = 0.05
-_MARK = "FAULT_RUN"
 _REPOSITORY = Path(__file__).parents[2]
 
 
-def make_toy(folder: Path) -> None:
-    """The toy task with a model that has learned nothing."""
-    settings = ToySettings(steps=0, max_attempts=2)
-    build_toy(folder, train_questions=128, heldout_questions=8, settings=settings)
-
-
-class Run:
-    """A ``main_ppo`` process; one in a folder with checkpoints goes on from them.
-
-    Runs on one machine take turns, by the file that ``RUN_LOCK`` names, if it does: verl names the sockets of its
-    weight transfer by Ray's job id, which is the same in each.
+class Run(TrainingRun):
+    """A long run that saves after every step, and is looked at from outside while it is hurt.
 
     Args:
         toy: folder of the toy task.
@@ -59,90 +43,40 @@ class Run:
         overrides: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.checkpoints, self._logs, self._mark = checkpoints, logs, uuid4().hex
-        self.log, self._metrics = logs / f"{self._mark}.log", logs / f"{self._mark}.jsonl"
-        self._command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", "multi_attempt_cpu"),
-            f"toy={toy}",
-            "data.train_batch_size=16",
+        # A folder of its own: in the shared one Ray notes a cluster that others would join.
+        self._ray_folder = tempfile.mkdtemp(prefix="ray-")
+        settings = [
             "actor_rollout_ref.actor.ppo_mini_batch_size=16",
             "trainer.total_training_steps=1000",
             "trainer.total_epochs=1000",
             "trainer.save_freq=1",
-            "trainer.logger=[console,file]",
-            f"trainer.default_local_dir={checkpoints}",
-            f"hydra.run.dir={logs / 'hydra'}",
-            *overrides,
         ]
-        own = {_MARK: self._mark, "VERL_FILE_LOGGER_PATH": str(self._metrics), **(environment or {})}
-        # A folder of its own: in the shared one Ray notes a cluster that it would have the next run join.
-        self._ray_folder = tempfile.mkdtemp(prefix="ray-")
-        # Ray's titles would overwrite the environment, by which the processes are found.
-        self._environment = {**os.environ, "SPT_NOENV": "1", "RAY_TMPDIR": self._ray_folder, **own}
-        self._lock = os.open(os.environ["RUN_LOCK"], os.O_RDWR | os.O_CREAT) if os.environ.get("RUN_LOCK") else None
+        own = {"RAY_TMPDIR": self._ray_folder, **(environment or {})}
+        super().__init__(toy, checkpoints, logs, [*settings, *overrides], own)
 
-    def start(self) -> None:
-        """Start it."""
-        with self.log.open("wb") as sink:
-            self.process = subprocess.Popen(
-                self._command,
-                cwd=self._logs,
-                env=self._environment,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def __enter__(self) -> Run:
-        if self._lock is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.end()
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
         shutil.rmtree(self._ray_folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
 
     def ray(self, *arguments: str) -> None:
         """Run Ray's command line as a part of this run."""
         subprocess.run([ray_command(), *arguments], env=self._environment, check=True, stdout=subprocess.DEVNULL)
 
-    def steps(self) -> list[int]:
-        """The steps that it has logged."""
-        if not self._metrics.is_file():
-            return []
-        lines = self._metrics.read_text().split("\n")[:-1]
-        return [json.loads(line)["step"] for line in lines]
-
-    def metrics(self) -> dict[str, Any]:
-        """verl's metrics of the last step."""
-        metrics: dict[str, Any] = json.loads(self._metrics.read_text().split("\n")[-2])["data"]
-        return metrics
-
-    def wait_for(self, condition: Callable[[], Any], seconds: float = _START_SECONDS) -> None:
-        """Wait until something holds, while the run goes on."""
-        end = time.monotonic() + seconds
-        while not condition():
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"the run did not get there; its log ends:\n{self.tail(60)}")
-            time.sleep(_POLL_SECONDS)
+    def last_step(self) -> int:
+        """The last step that it has logged; 0 if there is none."""
+        return max(self.steps(), default=0)
 
     def wait_for_a_step(self) -> int:
         """Wait until it has done another step, and return that; the rollout of the next has then just begun."""
-        before = len(self.steps())
-        self.wait_for(lambda: len(self.steps()) > before)
-        return self.steps()[-1]
+        before = self.last_step()
+        self.wait_for(lambda: self.last_step() > before)
+        return self.last_step()
 
     def part(self, name: str) -> psutil.Process:
         """The one process of the run whose name or command line begins with, or has, this text."""
         found = [process for process in self.processes() if name in title(process)]
         assert len(found) == 1, f"{name}: {[title(process) for process in self.processes()]}"
         return found[0]
-
-    def processes(self) -> list[psutil.Process]:
-        """All that the run started and that lives, whoever is its parent by now."""
-        return [process for process in psutil.process_iter() if _environment(process).get(_MARK) == self._mark]
 
     def end_with(self, pattern: str, seconds: float) -> tuple[float, float]:
         """Wait until the driver has ended, with an error.
@@ -162,10 +96,6 @@ class Run:
         assert self.process.returncode != 0
         return seen, time.monotonic() - begin
 
-    def finish(self, seconds: float) -> None:
-        """Wait until the driver has ended, without an error."""
-        assert self.process.wait(seconds) == 0, self.tail(60)
-
     def gone_within(self, seconds: float) -> list[str]:
         """Wait until no process of the run is left; those that are left after these seconds."""
         end = time.monotonic() + seconds
@@ -173,30 +103,15 @@ class Run:
             time.sleep(_POLL_SECONDS)
         return [title(process) for process in left]
 
-    def tail(self, lines: int) -> str:
-        """The end of what the user saw."""
-        return "\n".join(self._text().splitlines()[-lines:])
-
     def said(self, pattern: str) -> bool:
         """Whether the log has this pattern."""
-        return re.search(pattern, self._text()) is not None
+        return re.search(pattern, self.text()) is not None
 
     def seen(self, pattern: str) -> str:
         """The last line of the log with this pattern, which must be there."""
-        lines = [line for line in self._text().splitlines() if re.search(pattern, line)]
+        lines = [line for line in self.text().splitlines() if re.search(pattern, line)]
         assert lines, f"{pattern} is not in the log, which ends:\n{self.tail(60)}"
         return lines[-1]
-
-    def _text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def end(self) -> None:
-        """End all that is left of the run."""
-        for process in self.processes():
-            try:
-                process.send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                continue
 
 
 def title(process: psutil.Process) -> str:
@@ -205,13 +120,6 @@ def title(process: psutil.Process) -> str:
         return " ".join(process.cmdline()) or process.name()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
-
-
-def _environment(process: psutil.Process) -> dict[str, str]:
-    try:
-        return process.environ()
-    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError):
-        return {}
 
 
 def finished_steps(checkpoints: Path) -> list[int]:

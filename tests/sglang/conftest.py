@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 # verl chooses its platform once, when it is imported.
 os.environ["VERL_PLATFORM"] = "cpu"
-
-# For the runs of tests/verl_ext/test_end_to_end.py. (`tests` is a package of verl's wheel.)
-sys.path.append(str(Path(__file__).parent.parent / "verl_ext"))
 
 try:
     version("sglang")

@@ -7,7 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from test_end_to_end import _DEADLINE_SECONDS, Run, check_agreement, make_toy
+from test_end_to_end import Run, check_agreement
+from training_run import FINISH_SECONDS, make_toy
 from watched_adapter import RECORD, SYNCS
 
 pytestmark = pytest.mark.engine
@@ -32,8 +33,8 @@ def differences(record: Path) -> list[float]:
 
 def test_rollout_and_actor_agree_at_every_step_while_the_weights_change(tmp_path: Path, record: Path) -> None:
     make_toy(tmp_path, tied=True)
-    run = Run(tmp_path, *_SETTINGS)
-    run.finish()
+    with Run(tmp_path, *_SETTINGS) as run:
+        run.finish()
     steps = run.steps()
     assert set(steps) == {1, 2, 3}
     check_agreement(steps)
@@ -48,14 +49,10 @@ def test_the_guard_stops_a_run_whose_weights_do_not_reach_the_rollout(
 ) -> None:
     monkeypatch.setenv(SYNCS, "1")
     make_toy(tmp_path, tied=False)
-    run = Run(tmp_path, *_SETTINGS)
-    try:
-        assert run.process.wait(_DEADLINE_SECONDS) != 0
-    finally:
-        run.kill()
+    with Run(tmp_path, *_SETTINGS) as run:
+        assert run.process.wait(FINISH_SECONDS) != 0
     steps = run.steps()
     assert set(steps) == {1}
     check_agreement(steps)
     assert differences(record) == [0.0]
-    log = run.log.read_text(errors="replace")
-    assert "RolloutMismatch: rollout and actor disagree" in log
+    assert "RolloutMismatch: rollout and actor disagree" in run.text()

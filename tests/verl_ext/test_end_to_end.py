@@ -1,31 +1,26 @@
-"""Two real runs of ``main_ppo`` on CPU: Ray, FSDP, PPO with a critic, and vLLM with weights synced every step."""
+"""Real runs of ``main_ppo`` on CPU: Ray, FSDP, PPO with a critic, and vLLM with weights synced every step."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from uuid import uuid4
 
 import datasets
-import psutil
 import pytest
 import torch
+from training_run import FINISH_SECONDS, TrainingRun, make_toy
 
 from multi_attempt.budget import draw_attempts
-from multi_attempt.toy.build import build_toy
-from multi_attempt.toy.settings import ToySettings
 
 pytestmark = pytest.mark.engine
 
-_DEADLINE_SECONDS = 900
 _SEED = 7
 _CORRELATION = "training/rollout_actor_probs_pearson_corr"
 
@@ -49,68 +44,21 @@ _METRICS = {
 }
 
 
-class Run:
-    """A ``main_ppo`` process on a tiny random model; a second one in the same folder resumes the first."""
+class Run(TrainingRun):
+    """A run on a tiny random model in a folder, whose rollouts are kept; the next in the same folder resumes it."""
 
     def __init__(self, folder: Path, *overrides: str) -> None:
-        self.folder = folder
-        number = len(list(folder.glob("*.jsonl")))
-        self.metrics_file = folder / f"{number}.jsonl"
-        self.rollouts = folder / f"rollouts-{number}"
-        self.log = folder / f"{number}.log"
-        command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", "multi_attempt_cpu"),
-            f"toy={folder}",
+        self.rollouts = folder / f"rollouts-{uuid4().hex}"
+        settings = [
             f"multi_attempt.seed={_SEED}",
-            "data.train_batch_size=16",
             "actor_rollout_ref.actor.ppo_mini_batch_size=8",
             # High enough that a rollout with the weights of the step before would show.
             "actor_rollout_ref.actor.optim.lr=1e-2",
             "trainer.critic_warmup=0",
-            "trainer.logger=[console,file]",
             f"trainer.rollout_data_dir={self.rollouts}",
-            f"trainer.default_local_dir={folder / 'checkpoints'}",
-            f"hydra.run.dir={folder / 'hydra'}",
-            *overrides,
         ]
-        environment = {**os.environ, "VERL_FILE_LOGGER_PATH": str(self.metrics_file)}
-        with self.log.open("wb") as sink:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
-            )
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + _DEADLINE_SECONDS
-        while not condition():
-            if self.process.poll() is not None or time.monotonic() > end:
-                self.kill()
-                pytest.fail(f"the run did not get there:\n{self.log.read_text(errors='replace')[-5000:]}")
-            time.sleep(0.2)
-
-    def finish(self) -> None:
-        end = time.monotonic() + _DEADLINE_SECONDS
-        while self.process.poll() is None and time.monotonic() < end:
-            time.sleep(0.5)
-        if self.process.poll() != 0:
-            self.kill()
-            pytest.fail(f"the run failed:\n{self.log.read_text(errors='replace')[-5000:]}")
-
-    def kill(self) -> None:
-        """``kill -9`` of the driver and of all that it started."""
-        try:
-            processes = [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]
-        except psutil.NoSuchProcess:
-            return
-        for process in processes:
-            try:
-                process.send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                continue
-        self.process.wait()
-
-    def steps(self) -> dict[int, dict[str, Any]]:
-        lines = [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
-        return {line["step"]: line["data"] for line in lines}
+        super().__init__(folder, folder / "checkpoints", folder, [*settings, *overrides])
+        self.start()
 
     def budgets(self, step: int) -> dict[str, int]:
         """The number of attempts that each question was given in a step, read from the prompts that were sent."""
@@ -120,12 +68,6 @@ class Run:
             assert match is not None
             budgets[match.group(1)] = int(match.group(2))
         return budgets
-
-
-def make_toy(folder: Path, *, tied: bool) -> None:
-    """The toy task with a model that has learned nothing."""
-    settings = ToySettings(steps=0, tie_word_embeddings=tied, max_attempts=2)
-    build_toy(folder, train_questions=128, heldout_questions=8, settings=settings)
 
 
 def check_agreement(steps: dict[int, dict[str, Any]]) -> None:
@@ -138,14 +80,13 @@ def test_a_killed_run_resumes_at_the_next_step_with_the_same_attempts(tmp_path: 
     make_toy(tmp_path, tied=True)
     settings = ["trainer.total_training_steps=4", "trainer.save_freq=2", "trainer.test_freq=2"]
 
-    first = Run(tmp_path, *settings)
-    first.wait_until(lambda: (first.rollouts / "3.jsonl").exists())
-    first.kill()
+    with Run(tmp_path, *settings) as first:
+        first.wait_for((first.rollouts / "3.jsonl").exists)
     assert set(first.steps()) >= {1, 2}
     assert (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "2"
 
-    second = Run(tmp_path, *settings)
-    second.finish()
+    with Run(tmp_path, *settings) as second:
+        second.finish()
     assert set(second.steps()) == {3, 4}
     assert second.budgets(3) == first.budgets(3)
     train = datasets.load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), split="train")
@@ -198,7 +139,7 @@ def check_export_in_vllm(exported: Path, folder: Path) -> None:
         *("--engine", "enforce_eager=true", "--engine", "block_size=32"),
     ]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
-    subprocess.run(command, env=environment, check=True, timeout=_DEADLINE_SECONDS)
+    subprocess.run(command, env=environment, check=True, timeout=FINISH_SECONDS)
     result = json.loads((output / "eval.json").read_text())
     assert result["attempts"] == [1, 2]
     assert [model["failed"] for model in result["models"]] == [0]
@@ -215,7 +156,7 @@ def prepare(folder: Path) -> list[str]:
         *(sys.executable, "-m", "multi_attempt.cli", "data", "sums", "--from", str(file), "--role", "train"),
         *("--output", str(folder / "data"), "--validation", "8", "--validation-attempts", "1", "2"),
     ]
-    subprocess.run(command, check=True, timeout=_DEADLINE_SECONDS)
+    subprocess.run(command, check=True, timeout=FINISH_SECONDS)
     data = folder / "data" / "sums"
     return [f"data.train_files={data / 'train.parquet'}", f"data.val_files={data / 'validation.parquet'}"]
 
@@ -223,8 +164,8 @@ def prepare(folder: Path) -> list[str]:
 def test_untied_embeddings_agree_after_every_weight_sync_on_data_of_ones_own(tmp_path: Path) -> None:
     make_toy(tmp_path, tied=False)
     settings = ["trainer.total_training_steps=2", "trainer.save_freq=-1", "trainer.test_freq=2"]
-    run = Run(tmp_path, *settings, *prepare(tmp_path))
-    run.finish()
+    with Run(tmp_path, *settings, *prepare(tmp_path)) as run:
+        run.finish()
     steps = run.steps()
     assert set(steps) == {1, 2}
     check_agreement(steps)
@@ -236,16 +177,15 @@ def test_untied_embeddings_agree_after_every_weight_sync_on_data_of_ones_own(tmp
 
 def test_the_asynchronous_trainer_trains_on_episodes_of_several_versions_of_the_weights(tmp_path: Path) -> None:
     make_toy(tmp_path, tied=True)
-    settings = ["trainer.total_training_steps=4", "trainer.save_freq=-1", "trainer.test_freq=4"]
-    run = Run(
-        tmp_path,
-        *settings,
+    settings = [
+        *("trainer.total_training_steps=4", "trainer.save_freq=-1", "trainer.test_freq=4"),
         "trainer.v1.trainer_mode=multi_attempt_colocate_async",
         # The rollout's weights may be some steps older than the actor's.
         "actor_rollout_ref.actor.optim.lr=1e-4",
         "multi_attempt.guard.min_correlation=0.9",
-    )
-    run.finish()
+    ]
+    with Run(tmp_path, *settings) as run:
+        run.finish()
     steps = run.steps()
     assert set(steps) == {1, 2, 3, 4}
     assert steps[1][_CORRELATION] > 0.9999  # of the first weights, all of them
