@@ -94,8 +94,10 @@ class SlurmCluster:
         """Start everything and wait until both nodes are idle.
 
         Raises:
-            SlurmError: a part did not start.
+            SlurmError: a part did not start, or the nodes would not see the folder.
         """
+        if self.folder.resolve().is_relative_to("/tmp"):
+            raise SlurmError(f"{self.folder} is below /tmp, of which each node has its own; use a checkout elsewhere")
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "state").mkdir(parents=True)
         self._write_configuration()
