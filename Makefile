@@ -35,7 +35,7 @@ test-sglang: .venv-sglang/complete  ## training through SGLang on CPU, in an env
 test-slurm: .venv/complete  ## the SLURM launcher on a real SLURM of two nodes, which it installs (root, Debian)
 	TEST_SLURM=1 $(python) -m pytest tests/slurm $(PYTEST)
 
-test-faults: .venv/complete  ## the table of faults: real runs that get hurt; half an hour
+test-faults: .venv/complete  ## the table of faults: real runs that get hurt; 25 minutes
 	TEST_FAULTS=1 $(python) -m pytest tests/faults $(PYTEST)
 
 extras: ## resolve each extra of pyproject.toml (needs uv)
