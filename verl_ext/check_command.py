@@ -167,4 +167,4 @@ def _startup_problems(config: DictConfig) -> Iterator[str]:
     try:
         check(config)
     except StartupError as error:
-        yield from str(error).removeprefix("- ").split("\n- ")
+        yield from error.reasons

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
 
@@ -24,12 +24,20 @@ _logger = logging.getLogger(__name__)
 # Without saved checkpoints a run longer than this is worth a warning.
 _LONG_RUN_STEPS = 100
 
-
+# The engines that this plugin has been run with; each is the name of its package, and of our extra.
 _ROLLOUTS = ("vllm", "sglang")
 
 
 class StartupError(ValueError):
-    """A run that must not start; the message holds one line for each reason."""
+    """A run that must not start; the message holds one line for each reason.
+
+    Attributes:
+        reasons: each by itself.
+    """
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__("\n".join(f"- {reason}" for reason in reasons))
+        self.reasons = list(reasons)
 
 
 class StartupCheck(Callback):
@@ -57,7 +65,7 @@ def check(config: DictConfig) -> None:
     try:
         settings = load_settings(config.get(NAME))
     except ValueError as error:
-        raise StartupError(f"- {error}") from error
+        raise StartupError([str(error)]) from error
     checks: list[Callable[[DictConfig, TaskSettings], Iterator[str]]] = [
         _plugin,
         _guard,
@@ -75,7 +83,7 @@ def check(config: DictConfig) -> None:
 
         errors = list(dataset_errors(config, settings))
     if errors:
-        raise StartupError("\n".join(f"- {error}" for error in errors))
+        raise StartupError(errors)
     _warn_of_no_checkpoints(config)
 
 

@@ -6,57 +6,28 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 from training_run import TrainingRun
 
 _POLL_SECONDS = 0.05
-_REPOSITORY = Path(__file__).parents[2]
 
 
 class Run(TrainingRun):
-    """A long run that saves after every step, and is looked at from outside while it is hurt.
+    """A long run that saves after every step, and is looked at from outside while it is hurt."""
 
-    Args:
-        toy: folder of the toy task.
-        checkpoints: ``trainer.default_local_dir``.
-        logs: folder of its log and metrics.
-        overrides: of the config; ``~key`` removes one.
-        environment: what it has beside this process's.
-    """
-
-    def __init__(
-        self,
-        toy: Path,
-        checkpoints: Path,
-        logs: Path,
-        overrides: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        # A folder of its own: in the shared one Ray notes a cluster that others would join.
-        self._ray_folder = tempfile.mkdtemp(prefix="ray-")
-        settings = [
-            "actor_rollout_ref.actor.ppo_mini_batch_size=16",
-            "trainer.total_training_steps=1000",
-            "trainer.total_epochs=1000",
-            "trainer.save_freq=1",
-        ]
-        own = {"RAY_TMPDIR": self._ray_folder, **(environment or {})}
-        super().__init__(toy, checkpoints, logs, [*settings, *overrides], own)
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        shutil.rmtree(self._ray_folder, ignore_errors=True)
+    settings = (
+        "actor_rollout_ref.actor.ppo_mini_batch_size=16",
+        "trainer.total_training_steps=1000",
+        "trainer.total_epochs=1000",
+        "trainer.save_freq=1",
+    )
 
     def ray(self, *arguments: str) -> None:
         """Run Ray's command line as a part of this run."""
@@ -167,19 +138,6 @@ def table(folder: Path) -> str:
         times = ("" if seconds is None else f"{seconds:.0f} s" for seconds in (row.seen, row.over))
         lines.append(f"| {row.fault} | {row.sees} | {' | '.join(times)} | {row.lost} |")
     return "\n".join(lines)
-
-
-def repository() -> Path:
-    """Where ``outputs/`` is."""
-    return _REPOSITORY
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def ray_command() -> str:

@@ -15,8 +15,8 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from harness import Row, Run, finished_steps, free_port, title
-from training_run import make_toy
+from harness import Row, Run, finished_steps, title
+from training_run import free_port, make_toy
 
 pytestmark = pytest.mark.engine
 

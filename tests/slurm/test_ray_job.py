@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from multi_attempt.toy.build import build_toy
-from multi_attempt.toy.settings import ToySettings
+from training_run import free_port, make_toy
 
 ROOT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
@@ -67,7 +65,7 @@ def test_a_job_trains_with_the_package_that_is_sent(
     dashboard: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     toy = tmp_path / "toy"
-    build_toy(toy, train_questions=128, heldout_questions=8, settings=ToySettings(steps=0, max_attempts=2))
+    make_toy(toy)
     command = [
         *(str(ROOT / "launch" / "ray_job.sh"), "--config-name", "multi_attempt_cpu", f"toy={toy}"),
         *("trainer.total_training_steps=1", "trainer.save_freq=1", "trainer.critic_warmup=0"),
@@ -84,13 +82,6 @@ def test_a_job_trains_with_the_package_that_is_sent(
     assert (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "1"
     # The job ran in the package that was sent, not in this folder.
     assert not (tmp_path / "outputs").exists()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import SlurmCluster, environment_of, processes_with
-
-from multi_attempt.toy.build import build_toy
-from multi_attempt.toy.settings import ToySettings
+from training_run import make_toy
 
 ROOT = Path(__file__).parents[2]
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
@@ -150,7 +148,7 @@ def raylet_on(node: str) -> int:
 
 def test_two_ranks_on_two_nodes_train_and_go_on_after_a_requeue(cluster: SlurmCluster) -> None:
     toy, wandb = cluster.folder / "toy", cluster.folder / "wandb-files"
-    build_toy(toy, train_questions=128, heldout_questions=8, settings=ToySettings(steps=0, max_attempts=2))
+    make_toy(toy)
     wandb.mkdir()
     overrides = (
         *("--config-name", "multi_attempt_cpu", f"toy={toy}", "trainer.logger=[console,wandb]"),

@@ -47,17 +47,18 @@ _METRICS = {
 class Run(TrainingRun):
     """A run on a tiny random model in a folder, whose rollouts are kept; the next in the same folder resumes it."""
 
+    settings = (
+        f"multi_attempt.seed={_SEED}",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+        # High enough that a rollout with the weights of the step before would show.
+        "actor_rollout_ref.actor.optim.lr=1e-2",
+        "trainer.critic_warmup=0",
+    )
+
     def __init__(self, folder: Path, *overrides: str) -> None:
         self.rollouts = folder / f"rollouts-{uuid4().hex}"
-        settings = [
-            f"multi_attempt.seed={_SEED}",
-            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-            # High enough that a rollout with the weights of the step before would show.
-            "actor_rollout_ref.actor.optim.lr=1e-2",
-            "trainer.critic_warmup=0",
-            f"trainer.rollout_data_dir={self.rollouts}",
-        ]
-        super().__init__(folder, folder / "checkpoints", folder, [*settings, *overrides])
+        kept = f"trainer.rollout_data_dir={self.rollouts}"
+        super().__init__(folder, folder / "checkpoints", folder, [kept, *overrides])
         self.start()
 
     def budgets(self, step: int) -> dict[str, int]:

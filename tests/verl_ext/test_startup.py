@@ -56,7 +56,8 @@ def errors(config: DictConfig) -> list[str]:
     """What the check says, one item for each reason."""
     with pytest.raises(StartupError) as failure:
         check(config)
-    return str(failure.value).removeprefix("- ").split("\n- ")
+    assert str(failure.value) == "\n".join(f"- {reason}" for reason in failure.value.reasons)
+    return failure.value.reasons
 
 
 def only_error(config: DictConfig) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from uuid import uuid4
 
 import psutil
@@ -47,8 +50,11 @@ class TrainingRun:
     Attributes:
         process: the command's own.
         checkpoints: as given.
+        settings: overrides of a kind of run, before those of one.
         log: the file with what the user sees.
     """
+
+    settings: ClassVar[Sequence[str]] = ()
 
     def __init__(
         self,
@@ -67,17 +73,21 @@ class TrainingRun:
             "trainer.logger=[console,file]",
             f"trainer.default_local_dir={checkpoints}",
             f"hydra.run.dir={logs / 'hydra'}",
+            *self.settings,
             *overrides,
         ]
-        own = {_MARK: self._mark, "VERL_FILE_LOGGER_PATH": str(self._metrics), **(environment or {})}
+        # A folder of its own: in the shared one Ray notes a cluster that others would join.
+        self._ray_folder = tempfile.mkdtemp(prefix="ray-")
+        own = {_MARK: self._mark, "VERL_FILE_LOGGER_PATH": str(self._metrics), "RAY_TMPDIR": self._ray_folder}
         # Ray's titles would overwrite the environment, by which the processes are found.
-        self._environment = {**os.environ, "SPT_NOENV": "1", **own}
+        self._environment = {**os.environ, "SPT_NOENV": "1", **own, **(environment or {})}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.kill()
+        shutil.rmtree(self._ray_folder, ignore_errors=True)
 
     def start(self) -> None:
         """Start it."""
@@ -131,6 +141,13 @@ class TrainingRun:
     def tail(self, lines: int) -> str:
         """The end of what the user has seen."""
         return "\n".join(self.text().splitlines()[-lines:])
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 They follow the layer of transformers (``models/qwen2/modeling_qwen2.py``, line 269, which Qwen3 and Llama share): an
 attention that keeps no scores (flash attention, or SDPA), an RMSNorm that computes in fp32, a gated MLP; or Megatron's,
-whose norm and MLP are fused. tests/verl_ext/test_memory_plan.py holds the first against measured memory.
+whose norm and MLP are fused. benchmarks/training_memory.py holds the first against measured memory.
 """
 
 from __future__ import annotations
