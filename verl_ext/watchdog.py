@@ -43,6 +43,11 @@ class PartDied(RunFault):
     """A process of the run is gone."""
 
 
+def lost_part(error: RayActorError) -> PartDied:
+    """What a call of the trainer to a part of the run has found, before a look did."""
+    return PartDied(f"a part of the run died. {_REMEDY} Ray says: {error}")
+
+
 class RunStalled(RunFault):
     """Nothing moved for longer than it may take."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig
+from ray.exceptions import ActorUnavailableError
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSync, get_trainer_cls
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
@@ -19,6 +20,7 @@ from verl_ext import rollout_check
 from verl_ext.checkpoints import CheckpointError
 from verl_ext.rollout_check import CheckedReplayBuffer
 from verl_ext.trainer import MultiAttemptTrainer, RolloutMismatch, check_agreement
+from verl_ext.watchdog import PartDied
 
 CORRELATION, DIFFERENCE = "training/rollout_actor_probs_pearson_corr", "training/rollout_probs_diff_max"
 NAN = float("nan")
@@ -166,6 +168,17 @@ def test_a_rollout_may_take_an_episodes_timeout_and_all_else_the_stall_timeout(c
     trainer._rollout(True)
     trainer._rollout(False)
     assert told == [("the rollout of step 9", 350.0), ("the work on step 9", 700.0)]
+
+
+def test_a_dead_part_that_the_trainer_itself_calls_is_told_with_the_remedy(
+    trainer: MultiAttemptTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*_: Any) -> None:
+        raise ActorUnavailableError("no connection", b"0" * 16)
+
+    monkeypatch.setattr(PPOTrainerSync, "fit", fit)
+    with pytest.raises(PartDied, match=r"The same command goes on .* Ray says: .*no connection"):
+        trainer.fit(SimpleNamespace(agent_loop_workers=[]))  # type: ignore[arg-type]
 
 
 def test_a_start_may_take_longer_than_a_step(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
