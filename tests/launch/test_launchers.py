@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_module
 from kuberay_schema import schema_errors
+
+from verl_ext.check_command import compose_config
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 
@@ -301,8 +302,7 @@ class TestKubeRay:
     def test_its_arguments_compose(self) -> None:
         job = yaml.safe_load((LAUNCH / "kuberay.yaml").read_text())
         _, name, *overrides = job["spec"]["entrypoint"].partition("main_ppo")[2].split()
-        with initialize_config_module("verl.trainer.config", version_base=None):
-            trainer = compose(name, overrides).trainer
+        trainer = compose_config(name, overrides).trainer
         assert trainer.default_local_dir.startswith("/shared/")
         assert trainer.logger == ["console", "wandb"]
 
