@@ -181,9 +181,10 @@ def test_the_asynchronous_trainer_trains_on_episodes_of_several_versions_of_the_
     settings = [
         *("trainer.total_training_steps=4", "trainer.save_freq=-1", "trainer.test_freq=4"),
         "trainer.v1.trainer_mode=multi_attempt_colocate_async",
-        # The rollout's weights may be some steps older than the actor's.
-        "actor_rollout_ref.actor.optim.lr=1e-4",
-        "multi_attempt.guard.min_correlation=0.9",
+        # The rollout's weights may be some steps older than the actor's. A random model's probabilities are so alike
+        # that a small change of them is a large one of their correlation: 0.999 with this rate, 0.9 with ten times it.
+        "actor_rollout_ref.actor.optim.lr=1e-5",
+        "multi_attempt.guard.min_correlation=0.99",
     ]
     with Run(tmp_path, *settings) as run:
         run.finish()
