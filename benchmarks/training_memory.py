@@ -37,6 +37,7 @@ from verl_ext.memory.gpus import named_gpu
 from verl_ext.memory.model_shape import read_shape
 from verl_ext.memory.passes import Moment, greatest
 from verl_ext.memory.run_models import read_models
+from verl_ext.model_config import ACTOR_MODEL
 
 # Two micro-batches of a rank: when the second is under way, the gradients of the first are there.
 ROWS, LENGTH, PROMPT = 8, 256, 64
@@ -118,7 +119,7 @@ def one_rank(store: Path) -> Iterator[None]:
 def measure(config: DictConfig, role: str) -> Held:
     """What the engine of a role holds, within :func:`one_rank`."""
     engine, loss = _engine_of(config, role)
-    vocabulary = read_shape(config.actor_rollout_ref.model.path).vocabulary
+    vocabulary = read_shape(config, ACTOR_MODEL).vocabulary
     data = _batch(vocabulary, entropy=False)
     with engine.train_mode():
         engine.train_batch(data, loss)  # AdamW makes its state in its first step
@@ -205,7 +206,7 @@ def _allocated(work: Callable[[], Any]) -> int:
 
 def plan(config: DictConfig, role: str) -> Held:
     """What the plan says of the same."""
-    shape = read_shape(config.actor_rollout_ref.model.path)
+    shape = read_shape(config, ACTOR_MODEL)
     models = read_models(config, shape, shape, named_gpu("h100"))
     model = models.critic if role == "critic" else models.actor
     assert model is not None

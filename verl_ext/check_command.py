@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 
 if TYPE_CHECKING:
     from verl_ext.memory.gpus import GPU
-    from verl_ext.memory.model_shape import ModelShape
     from verl_ext.memory.plan import Plan
 
 DOES_NOT_FIT = 1
@@ -84,15 +83,18 @@ def run(arguments: argparse.Namespace) -> int:
         # Said to be needed without a network: then nothing waits for one.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from verl_ext.memory.cost import default_assumptions, run_cost
+    from verl_ext.memory.model_shape import read_shape
     from verl_ext.memory.plan import as_dict, make_plan
     from verl_ext.memory.report import report
+    from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
 
     gpu = _gpu(arguments)
     if not arguments.reserve >= 0:
         raise ValueError(f"--reserve = {arguments.reserve} must not be negative")
     config = compose_config(arguments.config_name, arguments.overrides)
-    shape, critic_shape = _shapes(config, arguments.model_config)
-    problems = list(_startup_problems(config))
+    if arguments.model_config:
+        _use_model_config(config, arguments.model_config)
+    shape, critic_shape = read_shape(config, ACTOR_MODEL), read_shape(config, CRITIC_MODEL)
 
     def plan_of(changed: DictConfig) -> Plan:
         from verl_ext.memory.gpus import GIB
@@ -106,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         if (value := getattr(arguments, field.name)) is not None
     }
     cost = run_cost(plan, config, dataclasses.replace(default_assumptions(config), **given))
+    problems = list(_startup_problems(config))
     if arguments.json:
         costs = dataclasses.asdict(cost) | {"hours": cost.hours}
         print(json.dumps({"config": arguments.config_name, "problems": problems, **as_dict(plan), "cost": costs}))
@@ -147,13 +150,11 @@ def _gpu(arguments: argparse.Namespace) -> GPU:
     return custom_gpu("as given", *figures)
 
 
-def _shapes(config: DictConfig, model_config: str | None) -> tuple[ModelShape, ModelShape]:
-    """Of the policy and of the critic, which may start from another model."""
-    from verl_ext.memory.model_shape import read_shape
-
-    path, critic_path = config.actor_rollout_ref.model.path, config.critic.model.path
-    shape = read_shape(model_config, "--model-config") if model_config else read_shape(path)
-    return shape, shape if critic_path == path else read_shape(critic_path, "critic.model.path")
+def _use_model_config(config: DictConfig, path: str) -> None:
+    """Take the actor's config.json from a path; the critic's too, unless it starts from another model."""
+    actor, critic = config.actor_rollout_ref.model, config.critic.model
+    for model in (actor, critic) if critic.path == actor.path else (actor,):
+        model.hf_config_path = path
 
 
 def _startup_problems(config: DictConfig) -> Iterator[str]:

@@ -12,25 +12,26 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from omegaconf import DictConfig, OmegaConf
-from transformers import AutoConfig
+from transformers import PretrainedConfig
+
+from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL, load_model_config
 
 _ACTOR, _REFERENCE, _CRITIC = "actor_rollout_ref.actor", "actor_rollout_ref.ref", "critic"
 _ROLLOUT = "actor_rollout_ref.rollout"
-_ACTOR_MODEL, _CRITIC_MODEL = "actor_rollout_ref.model", "critic.model"
 
 _TENSOR, _PIPELINE, _CONTEXT = (f"{kind}_parallel_size" for kind in ("tensor_model", "pipeline_model", "context"))
 _VIRTUAL = "virtual_pipeline_model_parallel_size"
 _EXPERT, _EXPERT_TENSOR = "expert_model_parallel_size", "expert_tensor_parallel_size"
 _ULYSSES = "ulysses_sequence_parallel_size"
 
-# What gives Megatron's pipeline stages different numbers of layers; Megatron then has rules of its own.
-_UNEVEN_STAGES = (
+UNEVEN_STAGES = (
     "num_layers_in_first_pipeline_stage",
     "num_layers_in_last_pipeline_stage",
     "account_for_embedding_in_pipeline_split",
     "account_for_loss_in_pipeline_split",
     "pipeline_model_parallel_layout",
 )
+"""What gives Megatron's pipeline stages different numbers of layers; Megatron then has rules of its own."""
 
 # Where micro-batches are made by their tokens: the role, whether it does so, and at most how many tokens a GPU takes.
 _MICRO_BATCHES = (
@@ -42,7 +43,7 @@ _MICRO_BATCHES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
     """What of a model is split over GPUs.
 
@@ -50,7 +51,7 @@ class Shape:
         heads: attention heads for queries.
         key_value_heads: those for keys and values.
         layers: decoder layers.
-        feed_forward: width of a feed-forward layer.
+        intermediate: width of a feed-forward layer; 0 where the model's config does not say.
         vocabulary: rows of the embedding.
         experts: of a mixture; 0 for a dense model.
     """
@@ -58,9 +59,22 @@ class Shape:
     heads: int
     key_value_heads: int
     layers: int
-    feed_forward: int
+    intermediate: int
     vocabulary: int
     experts: int = 0
+
+    @staticmethod
+    def of(config: PretrainedConfig) -> Shape:
+        """The shape of the model that a config describes."""
+        text = config.get_text_config()
+        return Shape(
+            heads=text.num_attention_heads,
+            key_value_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+            layers=text.num_hidden_layers,
+            intermediate=getattr(text, "intermediate_size", 0),
+            vocabulary=text.vocab_size,
+            experts=getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None) or 0,
+        )
 
     def attention_splits(self, size: int) -> bool:
         """Whether the heads can be shared out over so many GPUs, keys and values repeated where they are fewer."""
@@ -69,10 +83,10 @@ class Shape:
 
     def splits(self, size: int) -> bool:
         """Whether each layer can be shared out over so many GPUs."""
-        return self.attention_splits(size) and self.feed_forward % size == 0
+        return self.attention_splits(size) and self.intermediate % size == 0
 
     def __str__(self) -> str:
-        return f"{self.heads} heads, {self.key_value_heads} for keys and values, feed-forward width {self.feed_forward}"
+        return f"{self.heads} heads, {self.key_value_heads} for keys and values, feed-forward width {self.intermediate}"
 
 
 def parallel_size_errors(config: DictConfig) -> Iterator[str]:
@@ -84,52 +98,32 @@ def parallel_size_errors(config: DictConfig) -> Iterator[str]:
     Yields:
         One line for each error: the field, its value and the remedy.
     """
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.trainer.ppo.utils import need_critic
 
-    gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
     try:
-        actor = _shape(config, _ACTOR_MODEL)
-        critic = _shape(config, _CRITIC_MODEL) if need_critic(config) else None
+        actor = Shape.of(load_model_config(config, ACTOR_MODEL))
+        critic = Shape.of(load_model_config(config, CRITIC_MODEL)) if need_critic(config) else actor
     except ValueError as error:
         yield str(error)
         return
+    yield from size_errors(config, actor, critic)
+
+
+def size_errors(config: DictConfig, actor: Shape, critic: Shape) -> Iterator[str]:
+    """The same for models whose shapes are known; the critic's counts only where the run has one."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+
+    gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
     roles = {_ACTOR: actor}
     if need_reference_policy(config):
         roles[_REFERENCE] = actor
-    if critic is not None:
+    if need_critic(config):
         roles[_CRITIC] = critic
     for role, shape in roles.items():
         yield from _training(config, role, shape, gpus)
     yield from _shared_groups(config, list(roles))
     yield from _rollout(config, actor, gpus)
     yield from _token_room(config, list(roles))
-
-
-def _shape(config: DictConfig, field: str) -> Shape:
-    """The shape of a model.
-
-    Raises:
-        ValueError: its configuration cannot be read.
-    """
-    model = OmegaConf.select(config, field)
-    path = model.get("hf_config_path") or model.path
-    try:
-        loaded = AutoConfig.from_pretrained(path, trust_remote_code=bool(model.get("trust_remote_code")))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{field}.path = {path}: no config.json could be loaded from it ({reason}); name a model's folder or its "
-            "name on the hub"
-        ) from error
-    text = loaded.get_text_config()
-    return Shape(
-        heads=text.num_attention_heads,
-        key_value_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
-        layers=text.num_hidden_layers,
-        feed_forward=text.intermediate_size,
-        vocabulary=text.vocab_size,
-        experts=getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None) or 0,
-    )
 
 
 def _fitting(limit: int, fits: Callable[[int], bool]) -> str:
@@ -184,13 +178,13 @@ def _megatron_pipeline(settings: DictConfig, field: str, shape: Shape, gpus: int
     stages, virtual = settings[_PIPELINE], settings[_VIRTUAL] or 1
     if virtual > 1 and stages == 1:
         yield f"{field}.{_VIRTUAL} = {virtual} takes a {_PIPELINE} above 1; set it to null"
-    if any(settings.override_transformer_config.get(name) for name in _UNEVEN_STAGES):
+    if any(settings.override_transformer_config.get(name) for name in UNEVEN_STAGES):
         return
     if shape.layers % stages:
         yield (
             f"{field}.{_PIPELINE} = {stages} does not divide the model's {shape.layers} layers; it may be "
             f"{_fitting(gpus, lambda size: shape.layers % size == 0)}, or give its stages different numbers of layers "
-            f"by +{field}.override_transformer_config.{_UNEVEN_STAGES[0]}"
+            f"by +{field}.override_transformer_config.{UNEVEN_STAGES[0]}"
         )
     elif stages > 1 and (shape.layers // stages) % virtual:
         layers = shape.layers // stages

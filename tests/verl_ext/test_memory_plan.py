@@ -28,7 +28,6 @@ from verl_ext.memory.megatron import MegatronModel
 from verl_ext.memory.model_shape import ModelShape, read_shape, shape_of
 from verl_ext.memory.passes import Role, greatest
 from verl_ext.memory.plan import Plan, greatest_tokens, greatest_utilization, make_plan, remedies
-from verl_ext.memory.rollout import Rollout
 
 QWEN_1_5B, QWEN_7B, QWEN3_4B = (PUBLISHED[name] for name in ("qwen2_5_math_1_5b", "qwen2_5_math_7b", "qwen3_4b"))
 H100 = named_gpu("h100")
@@ -127,18 +126,10 @@ def test_megatrons_optimizer_is_split_over_the_ranks_with_the_same_part(shape: M
     assert MegatronModel(role(shape, whole), world=16).optimizer == 6 * model.weights
 
 
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        ({"tensor_model_parallel_size": 3}, "engine.tensor_model_parallel_size = 3 does not divide the 28 heads"),
-        ({"tensor_model_parallel_size": 7}, "= 7 does not divide the 4 key and value heads"),
-        ({"pipeline_model_parallel_size": 3}, "engine.pipeline_model_parallel_size = 3 does not divide the 28 layers"),
-        ({"context_parallel_size": 5}, "= 5 do not divide the run's 32 ranks"),
-    ],
-)
-def test_parallel_sizes_that_do_not_divide_are_named(shape: ModelShape, sizes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MegatronModel(role(shape, McoreEngineConfig(**sizes)), world=32)
+def test_stages_of_different_numbers_of_layers_are_refused(shape: ModelShape) -> None:
+    engine = McoreEngineConfig(override_transformer_config={"num_layers_in_first_pipeline_stage": 4})
+    with pytest.raises(ValueError, match=r"num_layers_in_first_pipeline_stage = 4: the plan knows .* leave it out"):
+        MegatronModel(role(shape, engine), world=8)
 
 
 # ---- Passes ----
@@ -333,7 +324,8 @@ def test_settings_that_the_plan_does_not_know_are_refused(plan_of: Callable[...,
         plan_of("actor_rollout_ref.model.lora_rank=8")
     with pytest.raises(ValueError, match=r"log_prob_micro_batch_size_per_gpu = None"):
         plan_of("actor_rollout_ref.actor.use_dynamic_bsz=false")
-    with pytest.raises(ValueError, match=r"rollout\.tensor_model_parallel_size = 3"):
+    # Sizes that the run itself would refuse.
+    with pytest.raises(ValueError, match=r"rollout\.tensor_model_parallel_size = 3 does .* may be 1, 2 or 4"):
         plan_of("actor_rollout_ref.rollout.tensor_model_parallel_size=3")
 
 
@@ -455,8 +447,8 @@ def test_the_command_gives_json(folder: Path, capsys: pytest.CaptureFixture[str]
         (("--reserve", "-1"), ("--reserve = -1.0",)),
         (("--config-name", "nothing"), ("--config-name nothing", "Cannot find primary config")),
         (("data.nothing=1",), ("data.nothing=1", "nothing")),
-        (("actor_rollout_ref.model.path=/nowhere",), ("actor_rollout_ref.model.path = '/nowhere'", "--model-config")),
-        (("--model-config", "/nowhere"), ("--model-config = '/nowhere'", "config.json")),
+        (("actor_rollout_ref.model.path=/nowhere",), ("actor_rollout_ref.model.path = /nowhere", "--model-config")),
+        (("--model-config", "/nowhere"), ("actor_rollout_ref.model.hf_config_path = /nowhere", "config.json")),
     ],
 )
 def test_bad_input_is_named_with_the_remedy(
@@ -471,12 +463,8 @@ def test_bad_input_is_named_with_the_remedy(
     assert [part for part in parts if part not in message] == [], message
 
 
-def test_a_config_file_is_read_as_its_folder_is(folder: Path) -> None:
-    in_folder, file = read_shape(str(folder)), read_shape(str(folder / "config.json"))
-    assert replace(file, name="") == replace(in_folder, name="")
-
-
-def test_a_rollout_of_a_size_that_does_not_divide_is_refused(shape: ModelShape, plan_of: Callable[..., Plan]) -> None:
-    config = plan_of().models.rollout.config
-    with pytest.raises(ValueError, match=r"does not divide the run's 6 GPUs"):
-        Rollout(shape, replace(config, tensor_model_parallel_size=4), H100, 6)
+@pytest.mark.usefixtures("hydra_configs")
+@pytest.mark.parametrize("file", ["", "config.json"])
+def test_a_model_is_read_from_its_folder_or_its_config_file(folder: Path, shape: ModelShape, file: str) -> None:
+    field = "actor_rollout_ref.model"
+    assert read_shape(config_of(f"{field}.path=7B", f"{field}.hf_config_path={folder / file}"), field) == shape

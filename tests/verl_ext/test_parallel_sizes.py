@@ -10,7 +10,7 @@ import pytest
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 from published_models import PUBLISHED
-from transformers import Qwen2Config, Qwen2MoeConfig
+from transformers import GPT2Config, Qwen2Config, Qwen2MoeConfig
 
 from verl_ext.parallel_sizes import parallel_size_errors
 
@@ -285,6 +285,25 @@ def test_micro_batches_of_a_number_of_sequences_have_no_such_limit(composed: Com
     fields = {**LONGEST, f"{ACTOR}.ppo_{TOKENS}": 10, f"{CRITIC}.ppo_infer_{TOKENS}": 10}
     fixed = {f"{ACTOR}.use_dynamic_bsz": False, f"{ACTOR}.ppo_micro_batch_size_per_gpu": 1}
     assert list(parallel_size_errors(composed("qwen2_5_math_7b", "fsdp", **fields, **fixed))) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "roles"), [("actor_rollout_ref.model", [ACTOR, "actor_rollout_ref.ref"]), ("critic.model", [CRITIC])]
+)
+def test_a_model_is_known_by_the_configuration_that_verl_takes(
+    composed: Compose, folders: dict[str, Path], model: str, roles: list[str]
+) -> None:
+    other = {f"{model}.hf_config_path": str(folders["qwen2_5_math_7b"])}
+    errors = list(parallel_size_errors(composed("qwen3_4b", "megatron", **other, **megatron(tensor=8))))
+    assert len(errors) == len(roles), errors
+    for error, role in zip(errors, roles, strict=True):
+        assert_tells(error, f"{role}.megatron.{TENSOR} = 8", "28 heads")
+
+
+def test_a_model_without_a_feed_forward_width_is_split_by_its_heads(composed: Compose, tmp_path: Path) -> None:
+    GPT2Config().save_pretrained(tmp_path)
+    path = {"actor_rollout_ref.model.path": str(tmp_path)}
+    assert list(parallel_size_errors(composed("qwen3_4b", "fsdp", **path))) == []
 
 
 def test_a_model_without_a_configuration_is_named(composed: Compose, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from verl_ext.memory.activations import FP32, TokenMemory
 from verl_ext.memory.passes import Moment, Role
+from verl_ext.parallel_sizes import UNEVEN_STAGES
 
 BF16 = 2
 
@@ -34,27 +35,19 @@ class MegatronModel:
         world: ranks of the run.
 
     Raises:
-        ValueError: the parallel sizes do not divide the model or the ranks.
+        ValueError: its pipeline stages have different numbers of layers.
     """
 
     role: Role
     world: int
 
     def __post_init__(self) -> None:
-        shape, engine = self.role.shape, self.role.engine
-        tensor, pipeline, context = self.tensor, self.pipeline, engine.context_parallel_size
-        for size, name, what, count in (
-            (tensor, "tensor_model_parallel_size", "heads", shape.heads),
-            (tensor, "tensor_model_parallel_size", "key and value heads", shape.key_value_heads),
-            (pipeline, "pipeline_model_parallel_size", "layers", shape.layers),
-            (tensor * pipeline * context, "tensor, pipeline and context parallel sizes together", "ranks", self.world),
-        ):
-            if count % size:
+        settings = self.role.engine.override_transformer_config
+        for name in UNEVEN_STAGES:
+            if settings.get(name):
                 raise ValueError(
-                    f"{self.role.field}.{name} = {size} does not divide the {count} {what} of {shape.name}"
-                    if what != "ranks"
-                    else f"{self.role.field}: {name} = {size} do not divide the run's {count} ranks; lower them, or "
-                    "change trainer.nnodes and trainer.n_gpus_per_node"
+                    f"{self.role.field}.override_transformer_config.{name} = {settings[name]}: the plan knows pipeline "
+                    "stages of as many layers each only; leave it out"
                 )
 
     # ---- What is kept ----

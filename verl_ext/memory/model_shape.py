@@ -6,21 +6,24 @@ Parameters are counted on the model that transformers builds, on torch's ``meta`
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, PretrainedConfig
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PretrainedConfig
+
+from verl_ext.model_config import load_model_config
+from verl_ext.parallel_sizes import Shape
 
 
-@dataclass(frozen=True)
-class ModelShape:
+@dataclass(frozen=True, kw_only=True)
+class ModelShape(Shape):
     """A dense decoder; all counts are of numbers, not bytes.
 
     Attributes:
         name: for the output.
-        layers, hidden, intermediate, heads, key_value_heads, head_dim, vocabulary: as in the model's config.json.
+        hidden, head_dim: as in the model's config.json.
         tied: whether the output head is the embedding.
         max_positions: the longest context that the model was made for.
         embedding: parameters of the embedding.
@@ -32,13 +35,8 @@ class ModelShape:
     """
 
     name: str
-    layers: int
     hidden: int
-    intermediate: int
-    heads: int
-    key_value_heads: int
     head_dim: int
-    vocabulary: int
     tied: bool
     max_positions: int
     embedding: int
@@ -65,25 +63,17 @@ class ModelShape:
         return self.body + self.value_head
 
 
-def read_shape(path: str, field: str = "actor_rollout_ref.model.path") -> ModelShape:
-    """The shape of the model at a path.
+def read_shape(config: DictConfig, field: str) -> ModelShape:
+    """The shape of a run's model.
 
     Args:
-        path: a folder with a config.json, that file itself, or a hub id.
-        field: where the path comes from, for errors.
+        config: the composed config of the run.
+        field: the model's.
 
     Raises:
-        ValueError: the config cannot be had, or is of a kind of model that the plan does not know.
+        ValueError: its config cannot be had, or is of a kind of model that the plan does not know.
     """
-    try:
-        config = AutoConfig.from_pretrained(Path(path).expanduser() if Path(path).expanduser().exists() else path)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{field} = {path!r}: its config.json cannot be read ({first_line}); name a folder that has it, or give "
-            "--model-config FOLDER (or a config.json), where there is no network"
-        ) from error
-    return shape_of(config, name=path, field=field)
+    return shape_of(load_model_config(config, field), OmegaConf.select(config, field).path, f"{field}.path")
 
 
 def shape_of(config: PretrainedConfig, name: str, field: str = "actor_rollout_ref.model.path") -> ModelShape:
@@ -93,11 +83,11 @@ def shape_of(config: PretrainedConfig, name: str, field: str = "actor_rollout_re
         ValueError: it is not a dense decoder with rotary attention, such as Qwen2, Qwen3 or Llama.
     """
     missing = [key for key in ("num_key_value_heads", "intermediate_size") if not hasattr(config, key)]
-    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
-    if missing or experts:
+    split = Shape.of(config)
+    if missing or split.experts:
         raise ValueError(
             f"{field} = {name!r}: a model of type {config.model_type!r} "
-            f"{'has experts' if experts else 'has no ' + ', '.join(missing)}; the plan knows dense decoders only "
+            f"{'has experts' if split.experts else 'has no ' + ', '.join(missing)}; the plan knows dense decoders only "
             "(Qwen2, Qwen3, Llama and alike)"
         )
     critic_config = copy.deepcopy(config)
@@ -110,14 +100,10 @@ def shape_of(config: PretrainedConfig, name: str, field: str = "actor_rollout_re
     embedding, layer_count = _count(body.get_input_embeddings()), _count(layer)
     final_norm = _count(body) - embedding - config.num_hidden_layers * layer_count
     return ModelShape(
+        **asdict(split),
         name=name,
-        layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        intermediate=config.intermediate_size,
-        heads=config.num_attention_heads,
-        key_value_heads=config.num_key_value_heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        vocabulary=config.vocab_size,
         tied=bool(config.tie_word_embeddings),
         max_positions=config.max_position_embeddings,
         embedding=embedding,

@@ -41,15 +41,6 @@ class Rollout:
     gpu: GPU
     world: int
 
-    def __post_init__(self) -> None:
-        field = "actor_rollout_ref.rollout.tensor_model_parallel_size"
-        if self.shape.heads % self.tensor:
-            raise ValueError(
-                f"{field} = {self.tensor} does not divide the {self.shape.heads} heads of {self.shape.name}"
-            )
-        if self.world % self.tensor:
-            raise ValueError(f"{field} = {self.tensor} does not divide the run's {self.world} GPUs")
-
     @property
     def tensor(self) -> int:
         """GPUs of a replica."""

@@ -16,6 +16,7 @@ from verl_ext.memory.megatron import MegatronModel
 from verl_ext.memory.model_shape import ModelShape
 from verl_ext.memory.passes import RankModel, Role
 from verl_ext.memory.rollout import Rollout
+from verl_ext.parallel_sizes import size_errors
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ def read_models(config: DictConfig, shape: ModelShape, critic_shape: ModelShape,
     Raises:
         ValueError: a setting that the plan does not know, or sizes that do not fit each other; it is named.
     """
+    errors = list(size_errors(config, shape, critic_shape))
+    if errors:
+        raise ValueError("\n".join(errors))
     hybrid = config.actor_rollout_ref
     world = config.trainer.nnodes * config.trainer.n_gpus_per_node
     _refuse_lora(hybrid.model, "actor_rollout_ref.model")
