@@ -3,7 +3,8 @@
     python benchmarks/training_memory.py
 
 The engine is built as verl's worker builds it (``workers/engine_workers.py``), and takes a training step of two
-micro-batches with verl's own losses; torch's profiler says what was allocated.
+micro-batches with verl's own losses; torch's profiler says what was allocated. Of several ranks one is there: torch's
+fake process group stands for the others, so that what is measured is FSDP's own, without the buffers that gloo makes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import torch
 from omegaconf import DictConfig
 from tensordict import TensorDict
 from torch.profiler import ProfilerActivity, profile
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
@@ -37,11 +40,14 @@ from verl_ext.memory.gpus import named_gpu
 from verl_ext.memory.model_shape import read_shape
 from verl_ext.memory.passes import Moment, greatest
 from verl_ext.memory.run_models import read_models
-from verl_ext.model_config import ACTOR_MODEL
+from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
 
 # Two micro-batches of a rank: when the second is under way, the gradients of the first are there.
 ROWS, LENGTH, PROMPT = 8, 256, 64
 MICRO_BATCH = ROWS * LENGTH // 2
+
+WORLDS = (1, 8)
+"""Numbers of ranks."""
 
 CASES = (("actor", True), ("critic", True), ("critic", False))
 """Roles, and whether their activations are computed again in the backward pass."""
@@ -94,22 +100,20 @@ def write_model(folder: Path, name: str) -> None:
     make_tokenizer().save_pretrained(folder)
 
 
-def config_of(folder: Path, *, checkpointing: bool) -> DictConfig:
-    """The CPU config with this model."""
-    settings = [
-        f"{model}.enable_gradient_checkpointing={checkpointing}"
-        for model in ("actor_rollout_ref.model", "critic.model")
-    ]
-    return compose_config("multi_attempt_cpu", [f"actor_rollout_ref.model.path={folder}", *settings])
+def config_of(folder: Path, *, world: int, checkpointing: bool) -> DictConfig:
+    """The CPU config with this model, on so many ranks."""
+    settings = [f"actor_rollout_ref.model.path={folder}", f"trainer.n_gpus_per_node={world}"]
+    settings += [f"{model}.enable_gradient_checkpointing={checkpointing}" for model in (ACTOR_MODEL, CRITIC_MODEL)]
+    return compose_config("multi_attempt_cpu", settings)
 
 
 # ---- Measured ----
 
 
 @contextmanager
-def one_rank(store: Path) -> Iterator[None]:
-    """A process group of this process alone, which verl's engine asks for."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+def first_of(world: int) -> Iterator[None]:
+    """A process group of so many ranks, of which this process is the first, and no other is there."""
+    torch.distributed.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
     try:
         yield
     finally:
@@ -117,12 +121,17 @@ def one_rank(store: Path) -> Iterator[None]:
 
 
 def measure(config: DictConfig, role: str) -> Held:
-    """What the engine of a role holds, within :func:`one_rank`."""
+    """What the engine of a role holds, within :func:`first_of`."""
     engine, loss = _engine_of(config, role)
     vocabulary = read_shape(config, ACTOR_MODEL).vocabulary
     data = _batch(vocabulary, entropy=False)
     with engine.train_mode():
-        engine.train_batch(data, loss)  # AdamW makes its state in its first step
+        # AdamW makes its state in its first step, which verl leaves out if the gradients are not finite; and where
+        # nobody sums them up, they are what the memory held before.
+        engine.forward_backward_batch(data, loss)
+        for parameter in engine.module.parameters():
+            parameter.grad.zero_()
+        engine.optimizer_step()
         gradients = sum(_local_bytes(parameter.grad) for parameter in engine.module.parameters())
         engine.optimizer_zero_grad()
         update = _allocated(lambda: engine.forward_backward_batch(data, loss))
@@ -227,13 +236,13 @@ def main() -> None:
     """Print it, in Markdown; MB."""
     print("| | kept, measured | planned | | update, measured | planned | | forward pass, measured | planned | |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
-    for name in MODELS:
-        with tempfile.TemporaryDirectory() as folder, one_rank(Path(folder) / "store"):
+    for name, world in product(MODELS, WORLDS):
+        with tempfile.TemporaryDirectory() as folder, first_of(world):
             write_model(Path(folder), name)
             for role, checkpointing in CASES:
-                config = config_of(Path(folder), checkpointing=checkpointing)
+                config = config_of(Path(folder), world=world, checkpointing=checkpointing)
                 cells = _cells(measure(config, role), plan(config, role))
-                kind = "checkpointing" if checkpointing else "no checkpointing"
+                kind = f"{'' if checkpointing else 'no '}checkpointing, {world} rank{'s' * (world > 1)}"
                 print(f"| {name}: {role}, {kind} | {' | '.join(cells)} |", flush=True)
 
 

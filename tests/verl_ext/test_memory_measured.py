@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_memory import CASES, MODELS, config_of, measure, one_rank, plan, write_model
+from training_memory import CASES, MODELS, WORLDS, config_of, first_of, measure, plan, write_model
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with one_rank(tmp_path_factory.mktemp("ranks") / "store"):
-        yield
+@pytest.fixture(scope="module", params=WORLDS)
+def world(request: pytest.FixtureRequest) -> Iterator[int]:
+    with first_of(request.param):
+        yield request.param
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -23,12 +23,16 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize(("role", "checkpointing"), CASES)
-def test_the_plan_is_within_a_tenth_of_what_the_engine_holds(folder: Path, role: str, checkpointing: bool) -> None:
-    config = config_of(folder, checkpointing=checkpointing)
+def test_the_plan_is_within_a_tenth_of_what_the_engine_holds(
+    folder: Path, world: int, role: str, checkpointing: bool
+) -> None:
+    config = config_of(folder, world=world, checkpointing=checkpointing)
     planned, held = plan(config, role), measure(config, role)
-    assert planned.weights == held.weights
-    assert planned.gradients == held.gradients
+    # Of what does not divide by the ranks, the first have a little more.
+    rounding = 0.0 if world == 1 else 5e-3
+    assert planned.weights == pytest.approx(held.weights, rel=rounding, abs=0.0)
+    assert planned.gradients == pytest.approx(held.gradients, rel=rounding, abs=0.0)
     # AdamW counts its steps for each tensor, in a number of its own.
-    assert planned.optimizer == pytest.approx(held.optimizer, rel=1e-3)
+    assert planned.optimizer == pytest.approx(held.optimizer, rel=rounding + 1e-3)
     assert planned.update == pytest.approx(held.update, rel=0.1)
     assert planned.infer == pytest.approx(held.infer, rel=0.1)
