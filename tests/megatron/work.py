@@ -24,6 +24,12 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.losses import value_loss
 from verl.workers.utils.padding import response_from_nested
 
+from verl_ext.memory.gpus import named_gpu
+from verl_ext.memory.megatron import BF16, MegatronModel
+from verl_ext.memory.model_shape import read_shape
+from verl_ext.memory.run_models import read_models
+from verl_ext.model_config import ACTOR_MODEL
+
 # What the trainer adds to a batch (verl/trainer/ppo/v1/trainer_base.py, _compute_old_log_prob and _update_actor).
 _INFERENCE = {"calculate_entropy": False, "compute_loss": False, "temperature": 1.0}
 _TRAINING = {
@@ -78,6 +84,15 @@ class Comparison:
     different: list[str]
     missing: list[str]
     unknown: list[str]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that a rank keeps of a model between its passes."""
+
+    weights: float
+    gradients: float
+    optimizer: float
 
 
 @dataclass(frozen=True)
@@ -142,10 +157,13 @@ def _config(setup: Setup) -> DictConfig:
     overrides = [
         f"engine={setup.engine}",
         f"actor_rollout_ref.model.path={setup.model}",
+        f"trainer.n_gpus_per_node={torch.distributed.get_world_size()}",
         # No Transformer Engine and no flash attention, so no packed sequences.
         "actor_rollout_ref.model.use_remove_padding=false",
         "critic.model.use_remove_padding=false",
-        # So small that a step takes several micro-batches.
+        # So small that a step takes several micro-batches, each with room for an episode.
+        "data.max_prompt_length=64",
+        "data.max_response_length=448",
         "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=512",
         "critic.ppo_max_token_len_per_gpu=512",
         # Enough for a step to change the next one's loss.
@@ -285,3 +303,37 @@ def _compare(engine: Any, folder: Path) -> Comparison:
         missing=sorted(expected.keys() - weights.keys()),
         unknown=sorted(weights.keys() - expected.keys()),
     )
+
+
+# ---- Memory ----
+
+
+def keep(role: str, setup: Setup, rows: list[dict[str, Any]]) -> tuple[Kept, Kept]:
+    """What this rank keeps of a model that has taken a step, and what the memory plan says of it."""
+    from megatron.core import parallel_state
+
+    _begin(setup)
+    worker = _worker(role, setup)
+    _train(worker, rows, steps=1)
+    engine: Any = worker.engine
+    chunks = list(engine.module)
+    buffers = [buffer for chunk in chunks for buffer in chunk.buffers]
+    inner = [each.optimizer for each in engine.optimizer.chained_optimizers]
+    arrays = [array for each in inner for group in each.param_groups for array in group["params"]]
+    moments = [each.state[array][name] for each in inner for array in each.state for name in ("exp_avg", "exp_avg_sq")]
+    measured = Kept(
+        weights=sum(parameter.nbytes for chunk in chunks for parameter in chunk.parameters()),
+        gradients=sum(buffer.grad_data.nbytes for buffer in buffers),
+        optimizer=sum(array.nbytes for array in (*arrays, *moments)),
+    )
+    return measured, _planned(role, _config(setup), parallel_state.get_pipeline_model_parallel_rank())
+
+
+def _planned(role: str, config: DictConfig, stage: int) -> Kept:
+    shape = read_shape(config, ACTOR_MODEL)
+    models = read_models(config, shape, shape, named_gpu("h100"))
+    model = models.critic if role == "critic" else models.actor
+    assert isinstance(model, MegatronModel)
+    # The plan is of the stage that holds most.
+    share = model.stage_parameters(stage) * BF16 / model.weights
+    return Kept(share * model.weights, share * model.gradients, share * model.optimizer)

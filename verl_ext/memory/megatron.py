@@ -3,7 +3,8 @@
 Each rank has bf16 weights and, where it trains, fp32 gradients of its part of the model (``DistributedDataParallel``'s
 buffers, megatron-core 0.16.1, ``distributed/param_and_grad_buffer.py``, line 797), and with the distributed optimiser
 fp32 master weights and two moments of its share of that among the ranks that have the same part
-(``optimizer/distrib_optimizer.py``, line 330). None of it was measured: it needs Transformer Engine, and so a GPU.
+(``optimizer/distrib_optimizer.py``, line 330). ``tests/megatron`` holds this against two ranks on a CPU; what a pass
+allocates was not measured, since it needs Transformer Engine, and so a GPU.
 """
 
 from __future__ import annotations
@@ -73,9 +74,10 @@ class MegatronModel:
         if stage == 0:
             count += shape.embedding / self.tensor
         if stage == self.pipeline - 1:
-            # The critic's head is not split; an embedding that is also the head stands on both ends of the pipeline.
+            # The critic's head has no bias, and is not split; an embedding that is also the head stands on both ends of
+            # the pipeline.
             copy = shape.embedding if shape.tied and self.pipeline > 1 and not self.role.is_critic else 0
-            count += shape.final_norm + (shape.value_head if self.role.is_critic else (shape.head + copy) / self.tensor)
+            count += shape.final_norm + (shape.hidden if self.role.is_critic else (shape.head + copy) / self.tensor)
         return count
 
     @cached_property
