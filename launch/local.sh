@@ -21,12 +21,13 @@ die() {
   exit 1
 }
 
-# Prints what this script needs of a composed config.
+# Prints what this script needs of a composed config, a line each.
 values_program='
 import sys, yaml
 with open(sys.argv[1]) as file:
     trainer = yaml.safe_load(file)["trainer"]
-print(trainer["nnodes"], trainer["n_gpus_per_node"], trainer["device"], trainer["experiment_name"], trainer["default_local_dir"])
+for name in ("nnodes", "n_gpus_per_node", "device", "experiment_name", "default_local_dir"):
+    print(trainer[name])
 '
 
 resolve_config() {
@@ -36,7 +37,7 @@ resolve_config() {
     || { tail -n 20 "$config.err" >&2 && rm "$config.err" && die "the config could not be composed; see above"; }
   rm "$config.err"
   values=$(python -c "$values_program" "$config") || die "the config has not what verl's has; see above"
-  read -r nodes gpus device experiment checkpoints <<<"$values"
+  { read -r nodes && read -r gpus && read -r device && read -r experiment && read -r checkpoints; } <<<"$values"
 }
 
 check() {

@@ -232,6 +232,14 @@ class TestLocal:
         assert not (tmp_path / "trained").exists()
         assert not (tmp_path / "checkpoints").exists()
 
+    def test_names_may_have_spaces(self, run: Run, tmp_path: Path) -> None:
+        names = {"experiment_name": "a try", "default_local_dir": "my checkpoints"}
+        path = stand_in(tmp_path, self.TRAINER | names, training="touch trained")
+        result = run(LAUNCH / "local.sh", PATH=path, LAUNCH_LOGS="logs")
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / "logs" / "a try" / "try-0.log").is_file()
+        assert (tmp_path / "my checkpoints" / "lock").is_file()
+
     @pytest.mark.parametrize(
         ("change", "variables", "error"),
         [
