@@ -39,6 +39,14 @@ def grader() -> Iterator[Grader]:
     grader.close()
 
 
+@pytest.fixture(scope="module")
+def patient_grader() -> Iterator[Grader]:
+    """Where the verdict is asked for, and not how long it takes."""
+    grader = Grader(deadline=10 * DEADLINE)
+    yield grader
+    grader.close()
+
+
 def ascii_start(value: object) -> str:
     """A short name for a parameter of any length."""
     return ascii(value)[:20]
@@ -126,8 +134,8 @@ def test_answer_that_says_nothing_equals_no_gold_answer(grader: Grader, answer: 
         (r"\leftarrow", r"\rightarrow", False),
     ],
 )
-def test_worker_decides_what_no_layer_reads(grader: Grader, answer: str, gold: str, correct: bool) -> None:
-    verdict = grader.grade(answer, gold)
+def test_worker_decides_what_no_layer_reads(patient_grader: Grader, answer: str, gold: str, correct: bool) -> None:
+    verdict = patient_grader.grade(answer, gold)
     assert (verdict.correct, verdict.method, verdict.reason) == (correct, "math-verify", "")
     assert verdict.answer == answer
 
@@ -173,11 +181,11 @@ def test_what_is_too_large_is_wrong_and_says_so() -> None:
     assert (verdict.correct, verdict.method, verdict.reason) == (False, "number", "too large: bits")
 
 
-def test_a_worker_is_asked_once_for_the_same_case(grader: Grader) -> None:
-    first = grader.grade(SUM + "+1", "56")
-    grader.close()
-    assert grader.grade(SUM + "+1", "56") == replace(first, seconds=ANY)
-    assert grader.processes() == []
+def test_a_worker_is_asked_once_for_the_same_case(patient_grader: Grader) -> None:
+    first = patient_grader.grade(SUM + "+1", "56")
+    patient_grader.close()
+    assert patient_grader.grade(SUM + "+1", "56") == replace(first, seconds=ANY)
+    assert patient_grader.processes() == []
 
 
 def test_deadline_kills_and_the_next_case_is_right(grader: Grader) -> None:
@@ -199,12 +207,12 @@ def test_memory_limit_kills_and_the_next_case_is_right() -> None:
     grader.close()
 
 
-def test_worker_serves_many_cases(grader: Grader) -> None:
-    pid = running_worker_pid(grader)
+def test_worker_serves_many_cases(patient_grader: Grader) -> None:
+    pid = running_worker_pid(patient_grader)
     for number in range(2, 12):
-        assert grader.grade(rf"\sum_{{k=1}}^{{{number}}} k", str(number * (number + 1) // 2)).correct
-        assert not grader.grade(rf"\sum_{{k=1}}^{{{number}}} k", str(number)).correct
-    assert running_worker_pid(grader) == pid
+        assert patient_grader.grade(rf"\sum_{{k=1}}^{{{number}}} k", str(number * (number + 1) // 2)).correct
+        assert not patient_grader.grade(rf"\sum_{{k=1}}^{{{number}}} k", str(number)).correct
+    assert running_worker_pid(patient_grader) == pid
 
 
 def test_worker_whose_child_is_killed_decides_the_case(grader: Grader) -> None:
@@ -304,13 +312,13 @@ def test_no_answer_has_the_verdict_of_that_name() -> None:
     )
 
 
-def test_threads_share_a_grader(grader: Grader) -> None:
+def test_threads_share_a_grader(patient_grader: Grader) -> None:
     verdicts: dict[int, Verdict] = {}
 
     def work(number: int) -> None:
-        verdicts[number] = grader.grade(f"{number}/2", str(number / 2) if number % 2 else "1000")
+        verdicts[number] = patient_grader.grade(f"{number}/2", str(number / 2) if number % 2 else "1000")
 
-    running_worker_pid(grader)
+    running_worker_pid(patient_grader)
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2, 10)]
     for thread in threads:
         thread.start()
@@ -349,9 +357,9 @@ async def test_event_loop_runs_on_during_a_hostile_case(grader: Grader) -> None:
     assert ticks >= 10
 
 
-async def test_event_loop_gets_the_same_verdicts(grader: Grader) -> None:
+async def test_event_loop_gets_the_same_verdicts(patient_grader: Grader) -> None:
     cases = [(SUM, "55"), ("3", "3"), ("4", "5"), (None, "3"), ("1/4", "0.25")]
-    verdicts = await asyncio.gather(*(grader.grade_async(answer, gold) for answer, gold in cases))
+    verdicts = await asyncio.gather(*(patient_grader.grade_async(answer, gold) for answer, gold in cases))
     assert [verdict.correct for verdict in verdicts] == [True, True, False, False, True]
     assert [verdict.method for verdict in verdicts] == ["math-verify", "exact", "number", "none", "number"]
     assert [verdict.answer for verdict in verdicts] == [answer for answer, _ in cases]
