@@ -102,22 +102,22 @@ def parallel_size_errors(config: DictConfig) -> Iterator[str]:
 
     try:
         actor = Shape.of(load_model_config(config, ACTOR_MODEL))
-        critic = Shape.of(load_model_config(config, CRITIC_MODEL)) if need_critic(config) else actor
+        critic = Shape.of(load_model_config(config, CRITIC_MODEL)) if need_critic(config) else None
     except ValueError as error:
         yield str(error)
         return
     yield from size_errors(config, actor, critic)
 
 
-def size_errors(config: DictConfig, actor: Shape, critic: Shape) -> Iterator[str]:
-    """The same for models whose shapes are known; the critic's counts only where the run has one."""
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+def size_errors(config: DictConfig, actor: Shape, critic: Shape | None) -> Iterator[str]:
+    """The same for models whose shapes are known; None for the critic of a run that has none."""
+    from verl.trainer.ppo.utils import need_reference_policy
 
     gpus = config.trainer.n_gpus_per_node * config.trainer.nnodes
     roles = {_ACTOR: actor}
     if need_reference_policy(config):
         roles[_REFERENCE] = actor
-    if need_critic(config):
+    if critic is not None:
         roles[_CRITIC] = critic
     for role, shape in roles.items():
         yield from _training(config, role, shape, gpus)

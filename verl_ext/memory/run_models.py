@@ -52,7 +52,7 @@ def read_models(config: DictConfig, shape: ModelShape, critic_shape: ModelShape,
     Raises:
         ValueError: a setting that the plan does not know, or sizes that do not fit each other; it is named.
     """
-    errors = list(size_errors(config, shape, critic_shape))
+    errors = list(size_errors(config, shape, critic_shape if need_critic(config) else None))
     if errors:
         raise ValueError("\n".join(errors))
     hybrid = config.actor_rollout_ref
