@@ -38,14 +38,18 @@ class Stream(Protocol):
     def used(self) -> int:
         """Tokens of the response so far: all attempts and the feedback between them."""
 
-    async def open(self, messages: list[Message]) -> None:
-        """Begin with the messages before the first attempt."""
+    async def open(self, messages: list[Message]) -> int | None:
+        """Begin with the messages before the first attempt.
+
+        Returns:
+            The tokens that the model's context leaves for the response; None where that is not known.
+        """
 
     async def respond(self, limit: int) -> Response:
         """Have the model generate an attempt of at most ``limit`` tokens, and append it."""
 
-    async def tell(self, answered: list[Message], messages: list[Message], room: int) -> bool:
-        """Append the feedback: what ``messages`` has more than ``answered``, which ends on the attempt.
+    async def tell(self, messages: list[Message], room: int) -> bool:
+        """Append the feedback, which is the last of the messages, behind the attempt, which is the one before it.
 
         Returns:
             Whether that leaves room for another attempt, with a response of at most ``room`` tokens in all; if not,
@@ -64,16 +68,22 @@ async def play(
         gold: the gold answer.
         stream: its tokens.
         grade: the grader.
-        room: tokens that the response may have: all attempts and the feedback between them.
+        room: tokens that the response may have: all attempts and the feedback between them; fewer where the context
+            does not hold so many. An episode that runs out of either is truncated, and keeps its reward.
         max_tokens_per_attempt: tokens that one attempt may have; None for all that are left.
+
+    Raises:
+        ValueError: the context holds no more than the prompt.
     """
-    await stream.open(episode.messages)
+    context_room = await stream.open(episode.messages)
+    if context_room is not None:
+        room = min(room, context_room)
+    if room < 1:
+        raise ValueError("the prompt fills the model's context, which leaves no room for an attempt")
     while not episode.done:
         left = room - stream.used
         response = await stream.respond(min(left, max_tokens_per_attempt or left))
         verdict = await grade(episode.extract(response.text), gold)
-        before = len(episode.messages)
-        if episode.record(response.text, verdict, span=response.span, truncated=response.truncated) is not None:
-            answered = episode.messages[: before + 1]
-            if not await stream.tell(answered, episode.messages, room):
-                episode.finish(StopReason.TRUNCATED)
+        feedback = episode.record(response.text, verdict, span=response.span, truncated=response.truncated)
+        if feedback is not None and not await stream.tell(episode.messages, room):
+            episode.finish(StopReason.TRUNCATED)

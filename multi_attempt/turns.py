@@ -1,31 +1,288 @@
-"""Where an assistant's turn ends, in tokens."""
+"""How a model's chat template puts a dialogue into tokens, derived from the template itself.
+
+What stands between an attempt and the next one (the token that closes the attempt, the separator, the feedback and the
+opening of the next turn) is found by rendering the same dialogue twice, with different texts for the attempt: it is
+what both renderings end on. So no model family needs to be known, and whatever the template does to earlier turns
+(drop their thoughts, trim them) cannot touch tokens that were generated.
+
+One implementation for training and evaluation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from multi_attempt.prompts import Message, PromptSet
+
+# What stands for an attempt where a dialogue is rendered. The two have no beginning and no end in common, are no word
+# of any language, and nothing that a template would trim.
+_STAND_IN, _OTHER = "QaQ", "ZbZ"
+
+# What a model may say, for the comparison with the template's own rendering; with more attempts than these, nothing new
+# comes between two of them.
+_ATTEMPTS = (r"So it is \boxed{5}.", "<think>\nLet me see.\n</think>\n\nSo it is \\boxed{5}.")
+_CHECKED_ATTEMPTS = 3
 
 
-def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any]) -> frozenset[int]:
-    """The tokens that end an assistant's turn: the tokenizer's end-of-sequence token, and the chat template's.
+class TemplateError(ValueError):
+    """A chat template that cannot show a dialogue of several attempts."""
 
-    They differ for base models such as Qwen2.5-Math-1.5B, whose end-of-sequence token is ``<|endoftext|>`` while its
-    template closes a turn with ``<|im_end|>``; stopping at the first alone, the model would go on to write the user's
-    next message itself.
+
+class ChatTemplate:
+    """How a model's chat template puts a dialogue into tokens.
+
+    Args:
+        tokenizer: with its chat template.
+        template_kwargs: further arguments of the template (``data.apply_chat_template_kwargs``).
+        generation_end_ids: the tokens at which the engine stops by itself, see :func:`generation_end_ids`.
+
+    Attributes:
+        tokenizer: as given.
+        end_ids: the tokens that end an attempt: the tokenizer's end-of-sequence token, the token by which the template
+            closes the last turn of a dialogue, and those of the engine. They differ: Qwen2.5-Math-1.5B has
+            ``<|endoftext|>`` for the first and ``<|im_end|>`` for the second, and was trained to end by either.
+
+    Raises:
+        TemplateError: the template does not even render a question and an answer.
     """
-    first, second = (
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": "x"}, {"role": "assistant", "content": content}],
-            **{**template_kwargs, "tokenize": True, "return_dict": False},
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template_kwargs: Mapping[str, Any] | None = None,
+        generation_end_ids: Collection[int] = (),
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._template_kwargs = dict(template_kwargs or {})
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        marks = sorted({*special, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True)
+        self._marks = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
+        own = {tokenizer.eos_token_id} - {None}
+        self.end_ids: frozenset[int] = frozenset({*own, *generation_end_ids, *self._closing()})
+
+    # ---- The dialogue in tokens ----
+
+    def opening(self, messages: Sequence[Message]) -> list[int]:
+        """The tokens before the first attempt, with the opening of the model's turn.
+
+        Raises:
+            TemplateError: the template refuses the messages.
+        """
+        return self._encode(self._render(messages))
+
+    def after_attempt(self, messages: Sequence[Message], last_id: int | None) -> list[int]:
+        """The tokens between an attempt and the next one.
+
+        Args:
+            messages: the dialogue; its last message is the feedback, and the one before it the attempt. What the
+                attempts say is never rendered, so that nothing a model writes is taken for a mark of the template.
+            last_id: the attempt's last token.
+
+        Returns:
+            All that the template puts there; without the closing token if the attempt ended by that one itself.
+
+        Raises:
+            TemplateError: the template refuses the dialogue, or does not show the feedback.
+        """
+        tail = self._tail(messages)
+        if not _shows(tail, messages[-1]):
+            raise TemplateError(f"the chat template does not show a message of the role {messages[-1]['role']!r} there")
+        ids = self._encode(tail, after=_STAND_IN)
+        closing = self._first_mark(ids)
+        ended_by_it = closing is not None and ids[closing] == last_id and last_id in self.end_ids
+        return ids[closing + 1 :] if closing is not None and ended_by_it else ids
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """An attempt's own text, without special tokens."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def marks_in(self, text: str) -> list[str]:
+        """The special tokens that a text spells: as part of a message it would open and close turns of its own."""
+        return sorted(set(self._marks.findall(text)))
+
+    # ---- The template ----
+
+    def _render(self, messages: Sequence[Message], *, generation: bool = True) -> str:
+        arguments = {**self._template_kwargs, "add_generation_prompt": generation, "tokenize": False}
+        try:
+            text: str = self.tokenizer.apply_chat_template(list(messages), **arguments)
+        except Exception as error:  # a template is a program of its own, and may raise anything
+            raise TemplateError(f"the chat template refuses it: {error}") from error
+        return text
+
+    def _tail(self, messages: Sequence[Message], *, generation: bool = True) -> str:
+        """What the renderings of two dialogues end on that differ in their last attempt only."""
+        attempts = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+
+        def rendered(last: str) -> str:
+            texts = dict.fromkeys(attempts, _STAND_IN) | {attempts[-1]: last}
+            stand_ins = [
+                {**message, "content": texts.get(number, message["content"])} for number, message in enumerate(messages)
+            ]
+            return self._render(stand_ins, generation=generation)
+
+        one, other = rendered(_STAND_IN), rendered(_OTHER)
+        if one == other:
+            raise TemplateError("the chat template does not show what the assistant said")
+        return _common_end(one, other)
+
+    def _closing(self) -> set[int]:
+        """The special token by which the template closes the last turn of a dialogue, if it closes it by one."""
+        ids = self.closing_ids()
+        first = self._first_mark(ids)
+        special = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
+        return set() if first is None else {ids[first]} & special
+
+    def closing_ids(self) -> list[int]:
+        """The tokens that the template puts behind the last answer of a dialogue that ends there."""
+        asked, answered = {"role": "user", "content": "?"}, {"role": "assistant", "content": _STAND_IN}
+        return self._encode(self._tail([asked, answered], generation=False), after=_STAND_IN)
+
+    def _first_mark(self, ids: Sequence[int]) -> int | None:
+        """Where the first token stands that is more than white space."""
+        return next((number for number, token in enumerate(ids) if self.tokenizer.decode([token]).strip()), None)
+
+    def _encode(self, text: str, after: str = "") -> list[int]:
+        """The tokens of a text, as they are behind another: some tokenizers put a space before the first word."""
+        encode = self.tokenizer.encode
+        before, ids = (list(encode(part, add_special_tokens=False)) for part in (after, after + text))
+        return ids[len(before) :] if ids[: len(before)] == before else list(encode(text, add_special_tokens=False))
+
+
+def generation_end_ids(folder: str, *, trust_remote_code: bool = False) -> tuple[int, ...]:
+    """The tokens at which an engine stops by itself: ``eos_token_id`` of a model's ``generation_config.json``.
+
+    Where there is no such file it is made of ``config.json``, as vLLM does (``transformers_utils/config.py``).
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        generation = GenerationConfig.from_pretrained(folder)
+    except OSError:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        generation = GenerationConfig.from_model_config(config)
+    ids = generation.eos_token_id
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+
+
+# ---- Whether a template can show a dialogue ----
+
+
+def template_problems(
+    chat: ChatTemplate, prompts: PromptSet, question: str = "?", attempts: int = 2, repeat_question: bool = False
+) -> list[str]:
+    """Why a dialogue with this wording cannot be had with this template.
+
+    Plays the dialogue as an episode does, with every wording of the feedback, and compares its tokens with those of the
+    template's own rendering.
+
+    Args:
+        chat: the template.
+        prompts: the wording.
+        question: what is asked; the longest, since feedback may repeat it.
+        attempts: how many the dialogue allows.
+        repeat_question: whether feedback shows the question again.
+
+    Returns:
+        Each with the prompt set, the role and what to change; empty if there is nothing to complain of.
+    """
+    problems = list(_end_problems(chat)) + list(_opening_problems(chat, prompts, question, attempts))
+    if not problems and attempts > 1:
+        problems = list(_feedback_problems(chat, prompts, question, attempts, repeat_question))
+    return problems
+
+
+def _end_problems(chat: ChatTemplate) -> Iterator[str]:
+    ids = chat.closing_ids()
+    text = chat.tokenizer.decode(ids)
+    if text.strip() and not chat.end_ids.intersection(ids):
+        yield (
+            f"the chat template closes a turn by {text!r}, which holds no token at which the engine would stop "
+            f"({_tokens(chat, chat.end_ids) or 'there is none'}); add it to the tokenizer as a special token, or use "
+            "the template that the model was made with"
         )
-        for content in ("a", "b")
-    )
-    # Only the content differs, so what both end on begins with the token that closes the turn.
-    shared = list(takewhile(lambda pair: pair[0] == pair[1], zip(reversed(first), reversed(second), strict=False)))
-    closing = {shared[-1][0]} if shared else set()
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    return frozenset(({tokenizer.eos_token_id} - {None}) | (closing & special))
+    elif not chat.end_ids:
+        yield (
+            "neither tokenizer, chat template nor generation_config names a token that ends an attempt, so that each "
+            "would go on to the length limit; set the tokenizer's eos_token"
+        )
+
+
+def _opening_problems(chat: ChatTemplate, prompts: PromptSet, question: str, attempts: int) -> Iterator[str]:
+    messages = prompts.opening(question, attempts)
+    try:
+        text = chat._render(messages)
+    except TemplateError as error:
+        yield f"prompt set {prompts.name!r}, messages of the roles {_roles(messages)}: {error}; {_no_system(messages)}"
+        return
+    for message in messages:
+        if not _shows(text, message):
+            yield (
+                f"prompt set {prompts.name!r}: the chat template does not show its message of the role "
+                f"{message['role']!r}; {_no_system(messages)}"
+            )
+
+
+def _no_system(messages: Sequence[Message]) -> str:
+    if messages[0]["role"] == "system":
+        return (
+            "choose a prompt set without a system message (multi_attempt.prompts=plain, or a YAML file whose `system` "
+            "is empty), or set another template (actor_rollout_ref.model.custom_chat_template)"
+        )
+    return "set another template (actor_rollout_ref.model.custom_chat_template)"
+
+
+def _feedback_problems(
+    chat: ChatTemplate, prompts: PromptSet, question: str, attempts: int, repeat_question: bool
+) -> Iterator[str]:
+    for feedback in prompts.feedbacks(question, attempts - 1, repeat_question):
+        problem = _retry_problem(chat, prompts.opening(question, attempts), feedback)
+        if problem:
+            role, other = feedback["role"], "system" if feedback["role"] == "user" else "user"
+            cured = not _retry_problem(chat, prompts.opening(question, attempts), {**feedback, "role": other})
+            remedy = (
+                f"set multi_attempt.feedback_role={other} (`feedback_role: {other}` in a prompt set of your own)"
+                if cured
+                else "set another template (actor_rollout_ref.model.custom_chat_template)"
+            )
+            yield f"prompt set {prompts.name!r}, feedback of the role {role!r}: {problem}; {remedy}"
+            return
+
+
+def _retry_problem(chat: ChatTemplate, opening: Sequence[Message], feedback: Message) -> str:
+    """What keeps the template from showing retries after this feedback; empty if nothing does."""
+    for text, count in itertools.product(_ATTEMPTS, range(1, _CHECKED_ATTEMPTS)):
+        messages = [*opening, *[{"role": "assistant", "content": text}, feedback] * count]
+        try:
+            tail, rendered = chat.after_attempt(messages, None), chat.opening(messages)
+        except TemplateError as error:
+            return str(error)
+        if rendered[len(rendered) - len(tail) :] != tail:
+            return (
+                f"what the chat template puts behind an attempt depends on what the attempt says: behind {text!r} it "
+                f"is ...{chat.tokenizer.decode(rendered[-len(tail) :])!r}, not {chat.tokenizer.decode(tail)!r}"
+            )
+    return ""
+
+
+def _common_end(one: str, other: str) -> str:
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return one[len(one) - shared :]
+
+
+def _shows(text: str, message: Message) -> bool:
+    return message["content"].strip() in text
+
+
+def _roles(messages: Sequence[Message]) -> str:
+    return ", ".join(repr(message["role"]) for message in messages)
+
+
+def _tokens(chat: ChatTemplate, ids: Collection[int]) -> str:
+    return ", ".join(repr(chat.tokenizer.decode([token])) for token in sorted(ids))

@@ -1,8 +1,8 @@
 """The rollout: one multi-attempt episode as a verl agent loop.
 
-Token in, token out. The engine's token ids go into the response as they are; feedback is tokenised by itself and
-appended (verl's continuous tokens), and only a copy of each attempt is decoded, to be graded. Generated tokens have
-response mask 1, everything else 0.
+Token in, token out. The engine's token ids go into the response as they are; what the chat template puts between two
+attempts is derived from the template (:mod:`multi_attempt.turns`) and appended, and only a copy of each attempt is
+decoded, to be graded. Generated tokens have response mask 1, everything else 0.
 
 An episode that cannot be finished (an exception, a time-out, an aborted generation) is data, not a crash: it is logged
 with its row, recorded in its transcript, counted in the metrics, and carries neither reward nor gradient.
@@ -28,9 +28,10 @@ from multi_attempt.dialogue import Response, play
 from multi_attempt.episode import Episode, StopReason
 from multi_attempt.grading import Grader, Verdict
 from multi_attempt.prompts import Message
-from multi_attempt.turns import end_of_turn_ids
+from multi_attempt.turns import ChatTemplate
+from verl_ext.chat import chat_template, context_length
 from verl_ext.plugin import NAME
-from verl_ext.sampling import request_parameters, was_aborted
+from verl_ext.sampling import request_parameters, was_aborted, was_cut
 
 TRANSCRIPT_KEY = "multi_attempt"
 """Where the episode's transcript stands in ``AgentLoopOutput.extra_fields``."""
@@ -39,6 +40,9 @@ TRANSCRIPT_KEY = "multi_attempt"
 _TIMERS = {"generate": "generate_sequences", "grade": "tool_calls", "tokens": "tokens"}
 
 _logger = logging.getLogger(__name__)
+
+# It warns for each episode which builder of dialogues it falls back to; none is used.
+logging.getLogger("verl.utils.tokenizer.continuous_token_wiring").setLevel(logging.ERROR)
 
 
 class EpisodeAborted(Exception):
@@ -61,19 +65,27 @@ class TokenStream:
     mask: list[int] = field(default_factory=list)
     log_probs: list[float] | None = None
 
-    def extend(self, ids: list[int], mask: list[int], log_probs: list[float] | None) -> None:
-        """Take over a merged stream, after checking that it only appends.
+    def generated(self, ids: list[int], log_probs: list[float] | None) -> None:
+        """Append tokens that the engine generated.
 
         Raises:
-            RuntimeError: earlier tokens or their mask changed, or the three are not of one length. Training on such an
-                episode would credit tokens that the model did not generate.
+            RuntimeError: there is not one log-probability for each, or some attempts have them and others not. Training
+                on such an episode would take the probabilities of other tokens.
         """
-        if ids[: len(self.ids)] != self.ids or mask[: len(self.mask)] != self.mask:
-            raise RuntimeError("a merge changed earlier tokens: the response no longer is what the engine generated")
-        lengths = {len(ids) - self.prompt_length, len(mask), len(mask) if log_probs is None else len(log_probs)}
-        if len(lengths) != 1:
-            raise RuntimeError(f"response ids, mask and log-probs differ in length: {sorted(lengths)}")
-        self.ids, self.mask, self.log_probs = ids, mask, log_probs
+        if log_probs is not None and len(log_probs) != len(ids):
+            raise RuntimeError(f"the engine gave {len(log_probs)} log-probs for {len(ids)} tokens")
+        if self.mask and (log_probs is None) != (self.log_probs is None):
+            raise RuntimeError("the engine gave log-probs for some attempts and not for others")
+        self._append(ids, 1, log_probs)
+
+    def told(self, ids: list[int]) -> None:
+        """Append tokens that the model did not generate."""
+        self._append(ids, 0, None if self.log_probs is None else [0.0] * len(ids))
+
+    def _append(self, ids: list[int], mask: int, log_probs: list[float] | None) -> None:
+        self.ids = [*self.ids, *ids]
+        self.mask = [*self.mask, *[mask] * len(ids)]
+        self.log_probs = None if log_probs is None else [*(self.log_probs or []), *log_probs]
 
 
 @dataclass
@@ -93,7 +105,8 @@ class _Shared:
     config: DictConfig
     settings: TaskSettings
     grader: Grader
-    end_ids: frozenset[int]
+    chat: ChatTemplate
+    context: int
     request_parameters: dict[str, Any]
 
 
@@ -105,20 +118,30 @@ class MultiAttemptAgentLoop(AgentLoopBase):
     _shared: ClassVar[_Shared | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # By these verl chooses a builder of dialogues, which this loop does not use, and which refuses some tokenizers
+        # of a family (DeepSeek-R1-Distill-Qwen) and some models of text and images.
+        super().__init__(*args, **{**kwargs, "hf_model_type": None, "processor": None})
         cls = type(self)
         if cls._shared is None or cls._shared.config is not self.config:
-            settings = load_settings(self.config.get(NAME))
-            grader = settings.grader.make()
-            grader.warm_up()
-            end_ids = end_of_turn_ids(self.tokenizer, self.apply_chat_template_kwargs)
-            asynchronous = self.config.trainer.v1.trainer_mode != NAME
-            parameters = request_parameters(self.rollout_config.name, end_ids, may_abort=asynchronous)
-            cls._shared = _Shared(self.config, settings, grader, end_ids, parameters)
+            cls._shared = self._share()
         shared = cls._shared
-        self._settings, self._grader, self._end_ids = shared.settings, shared.grader, shared.end_ids
-        self._request_parameters = shared.request_parameters
+        self._settings, self._grader, self._request_parameters = (
+            shared.settings,
+            shared.grader,
+            shared.request_parameters,
+        )
+        self.chat, self.context = shared.chat, shared.context
         self._response_length: int = self.rollout_config.response_length
+        self.prompt_length: int = self.rollout_config.prompt_length
+
+    def _share(self) -> _Shared:
+        settings = load_settings(self.config.get(NAME))
+        grader = settings.grader.make()
+        grader.warm_up()
+        chat = chat_template(self.config, self.tokenizer)
+        asynchronous = self.config.trainer.v1.trainer_mode != NAME
+        parameters = request_parameters(self.rollout_config.name, chat.end_ids, may_abort=asynchronous)
+        return _Shared(self.config, settings, grader, chat, context_length(self.config), parameters)
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         """Run the episode of one dataset row.
@@ -188,16 +211,12 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 return output
         raise EpisodeAborted(f"generation was aborted {self._settings.episode.abort_retries + 1} times")
 
-    def text_of(self, response_ids: list[int]) -> tuple[str, bool]:
-        """An attempt's text without special tokens, and whether a length limit cut it."""
-        return self.tokenizer.decode(response_ids, skip_special_tokens=True), response_ids[-1] not in self._end_ids
-
     def _output(self, rollout: _Rollout) -> AgentLoopOutput:
         """The finished episode in verl's form; a failed one as a single masked token."""
         tokens, transcript = rollout.tokens, rollout.episode.transcript
         transcript.seconds = {wait: rollout.metrics[name] for wait, name in _TIMERS.items()}
         if transcript.stop is StopReason.ABORTED:
-            filler = self.tokenizer.eos_token_id
+            filler = min(self.chat.end_ids)
             tokens = TokenStream(
                 ids=[*(tokens.ids[: tokens.prompt_length] or [filler]), filler],
                 prompt_length=max(tokens.prompt_length, 1),
@@ -237,43 +256,39 @@ class _VerlStream:
     def _tokens_timer(self) -> AbstractContextManager[None]:
         return simple_timer(_TIMERS["tokens"], self._rollout.metrics)
 
-    async def open(self, messages: list[Message]) -> None:
-        tokens = self._rollout.tokens
+    async def open(self, messages: list[Message]) -> int:
+        loop, tokens = self._loop, self._rollout.tokens
         with self._tokens_timer():
-            tokens.ids = list(await self._loop.ct_build_initial_tokens(messages))
+            tokens.ids = loop.chat.opening(messages)
         tokens.prompt_length = len(tokens.ids)
+        if tokens.prompt_length > loop.prompt_length:
+            raise ValueError(
+                f"the prompt has {tokens.prompt_length} tokens, more than data.max_prompt_length = {loop.prompt_length}"
+            )
+        return loop.context - tokens.prompt_length
 
     async def respond(self, limit: int) -> Response:
-        tokens = self._rollout.tokens
+        chat, tokens = self._loop.chat, self._rollout.tokens
         with simple_timer(_TIMERS["generate"], self._rollout.metrics):
             output = await self._loop.generate(
                 self._request_id, tokens.ids, {**self._sampling_params, "max_tokens": limit}
             )
         _note_engine_facts(output, self._rollout)
-        start, response_ids = self.used, list(output.token_ids)
-        if not response_ids:
+        start, ids = self.used, list(output.token_ids)
+        if not ids:
             raise RuntimeError("the engine generated no token, not even one that ends the turn")
-        log_probs = [] if tokens.log_probs is None and output.log_probs is not None else tokens.log_probs
         with self._tokens_timer():
-            # What ct_merge_assistant_token does, without a thread: it takes longer to ask one than to join two lists.
-            builder = self._loop.continuous_token_builder
-            merged = builder.merge_assistant_tokens(tokens.ids, response_ids)
-            mask, log_probs = builder.align_response_metadata(
-                merged, tokens.mask, log_probs, assistant_logprobs=output.log_probs
-            )
-            tokens.extend(merged.token_ids, mask, log_probs)
-            text, truncated = self._loop.text_of(response_ids)
-        return Response(text, (start, self.used), truncated)
+            tokens.generated(ids, output.log_probs)
+            text = chat.text_of(ids)
+        return Response(text, (start, self.used), was_cut(output, limit, chat.end_ids))
 
-    async def tell(self, answered: list[Message], messages: list[Message], room: int) -> bool:
+    async def tell(self, messages: list[Message], room: int) -> bool:
         tokens = self._rollout.tokens
         with self._tokens_timer():
-            merged, mask, log_probs = await self._loop.ct_merge_context_msg(
-                answered, messages, tokens.ids, tokens.mask, tokens.log_probs
-            )
-        if len(mask) >= room:
+            ids = self._loop.chat.after_attempt(messages, tokens.ids[-1])
+        if self.used + len(ids) >= room:
             return False
-        tokens.extend(merged.token_ids, mask, log_probs)
+        tokens.told(ids)
         return True
 
 

@@ -9,23 +9,33 @@ from typing import Any
 
 import datasets
 from omegaconf import DictConfig, ListConfig
-from transformers import PreTrainedTokenizerBase
 
 from multi_attempt.answers import boxed
 from multi_attempt.config import TaskSettings
 from multi_attempt.prompts import Message
+from multi_attempt.turns import ChatTemplate, TemplateError, template_problems
+from verl_ext.chat import chat_template, context_length, load_tokenizer
+from verl_ext.model_config import ACTOR_MODEL
 
 # With many bad rows, this many are named and the rest counted.
 _NAMED_ROWS = 5
 
 
 def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
-    """What is wrong with the training and validation files, the tokenizer, and what follows from both."""
-    tokenizer, error = _tokenizer(config)
-    if tokenizer is None:
-        yield error
+    """What is wrong with the training and validation files, the model's dialogues, and what follows from both."""
+    model = f"{ACTOR_MODEL}.path = {config.actor_rollout_ref.model.path}"
+    try:
+        tokenizer = load_tokenizer(config)
+    except ValueError as error:
+        yield str(error)
         return
-    chat = _Chat(tokenizer, dict(config.data.apply_chat_template_kwargs))
+    if tokenizer.pad_token_id is None:
+        yield f"{model}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with; set one"
+    try:
+        run = _Run(config, settings, chat_template(config, tokenizer), context_length(config))
+    except ValueError as error:
+        yield f"{model}: {error}"
+        return
     longest_question = ""
     for name in ("train_files", "val_files"):
         try:
@@ -33,58 +43,49 @@ def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
         except (OSError, ValueError) as failure:
             yield f"data.{name} = {config.data[name]}: {failure}; name a Parquet or JSON lines file in verl's schema"
             continue
-        problems = list(_row_errors(rows, config, settings, chat, validation=name == "val_files"))
+        problems = list(_row_errors(rows, run, validation=name == "val_files"))
         yield from (f"data.{name} = {config.data[name]}: {problem}" for problem in problems[:_NAMED_ROWS])
         if len(problems) > _NAMED_ROWS:
             yield f"data.{name} = {config.data[name]}: {len(problems) - _NAMED_ROWS} more problems of this kind"
         if name == "train_files":
             yield from _step_errors(len(rows), config)
-            longest_question = max((_question(row, config) for row in rows), key=len, default="")
-    yield from _budget_errors(config, settings, chat, longest_question)
+        longest_question = max(longest_question, *(_question(row, config) for row in rows), key=len)
+    problems = template_problems(
+        run.chat, settings.prompt_set, longest_question, run.most_attempts, settings.repeat_question
+    )
+    yield from (f"{model}: {problem}" for problem in problems)
+    if not problems:
+        yield from _budget_errors(run, longest_question)
 
 
-@dataclass(frozen=True)
-class _Chat:
-    """The lengths of dialogues in tokens."""
+@dataclass
+class _Run:
+    """What every row is held against.
 
-    tokenizer: PreTrainedTokenizerBase
-    template_kwargs: dict[str, Any]
+    Attributes:
+        config: the run's.
+        settings: of the task.
+        chat: the model's chat template.
+        context: the tokens that prompt and response can have together.
+        most_attempts: the most that any episode of the run allows, as far as it is known.
+    """
+
+    config: DictConfig
+    settings: TaskSettings
+    chat: ChatTemplate
+    context: int
+    most_attempts: int = 0
     _overheads: dict[tuple[str, ...], int] = field(default_factory=dict)
 
-    def length(self, messages: Sequence[Message], generation: bool = True) -> int:
-        """Tokens of a dialogue, with the opening of the assistant's next turn or without."""
-        ids = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=generation, return_dict=False, **self.template_kwargs
-        )
-        return len(ids)
+    def __post_init__(self) -> None:
+        self.most_attempts = self.settings.max_attempts
 
     def overhead(self, messages: Sequence[Message]) -> int:
         """Tokens that the template adds to messages of these roles: more than it adds when they have any content."""
         roles = tuple(message["role"] for message in messages)
         if roles not in self._overheads:
-            self._overheads[roles] = self.length([{"role": role, "content": "?"} for role in roles])
+            self._overheads[roles] = len(self.chat.opening([{"role": role, "content": "?"} for role in roles]))
         return self._overheads[roles]
-
-
-def _tokenizer(config: DictConfig) -> tuple[PreTrainedTokenizerBase | None, str]:
-    from verl.utils import hf_tokenizer
-    from verl.utils.fs import copy_to_local
-
-    model = config.actor_rollout_ref.model
-    name = "tokenizer_path" if model.tokenizer_path else "path"
-    path = model[name]
-    try:
-        tokenizer = hf_tokenizer(copy_to_local(path), trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError) as error:
-        return None, f"actor_rollout_ref.model.{name} = {path}: no tokenizer could be loaded from there: {error}"
-    if model.get("custom_chat_template") is None and tokenizer.chat_template is None:
-        return None, (
-            f"actor_rollout_ref.model.path = {path}: its tokenizer has no chat template, so there is no dialogue; use "
-            "a model that has one, or set actor_rollout_ref.model.custom_chat_template"
-        )
-    if model.get("custom_chat_template") is not None:
-        tokenizer.chat_template = model.custom_chat_template
-    return tokenizer, ""
 
 
 def _load(files: Any) -> list[dict[str, Any]]:
@@ -99,9 +100,8 @@ def _load(files: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _row_errors(
-    rows: list[dict[str, Any]], config: DictConfig, settings: TaskSettings, chat: _Chat, validation: bool
-) -> Iterator[str]:
+def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iterator[str]:
+    config = run.config
     indices: dict[int, int] = {}
     for number, row in enumerate(rows):
         prompt = row.get(config.data.prompt_key)
@@ -129,24 +129,37 @@ def _row_errors(
             )
         elif attempts is not None and (not isinstance(attempts, int) or attempts < 1):
             yield f"row {number}: extra_info.attempts = {attempts!r} must be a whole number of at least 1"
-        allowed = attempts if isinstance(attempts, int) and attempts > 0 else settings.max_attempts
-        limit = config.data.max_prompt_length
-        yield from _prompt_length_error(number, _question(row, config), allowed, limit, settings, chat)
+        allowed = attempts if isinstance(attempts, int) and attempts > 0 else run.settings.max_attempts
+        run.most_attempts = max(run.most_attempts, allowed)
+        yield from _question_errors(number, _question(row, config), allowed, run)
 
 
-def _prompt_length_error(
-    number: int, question: str, attempts: int, limit: int, settings: TaskSettings, chat: _Chat
-) -> Iterator[str]:
-    messages = settings.prompt_set.opening(question, attempts)
+def _question_errors(number: int, question: str, attempts: int, run: _Run) -> Iterator[str]:
+    if marks := run.chat.marks_in(question):
+        yield (
+            f"row {number}: the question holds {', '.join(map(repr, marks))}, which the tokenizer takes for a special "
+            "token, so that it would open or close turns of its own; write it otherwise, or remove the row"
+        )
+    messages = run.settings.prompt_set.opening(question, attempts)
+    configured = run.config.data.max_prompt_length
+    limit = min(configured, run.context - 1)
     # A token has at least a byte, so that most rows need no tokenizer.
     size = sum(len(message["content"].encode(errors="surrogatepass")) for message in messages)
-    if size + chat.overhead(messages) <= limit:
-        return
-    length = chat.length(messages)
-    if length > limit:
+    try:
+        if size + run.overhead(messages) <= limit or (length := len(run.chat.opening(messages))) <= limit:
+            return
+    except TemplateError:
+        return  # which is not the row's fault, and named once
+    if length > configured:
         yield (
-            f"row {number}: the prompt has {length} tokens, more than data.max_prompt_length = {limit}, and verl would "
-            "cut its beginning off; raise the limit or remove the row"
+            f"row {number}: the prompt has {length} tokens, more than data.max_prompt_length = {configured}; raise the "
+            "limit or remove the row"
+        )
+    else:
+        yield (
+            f"row {number}: the prompt has {length} tokens, and the model's context has room for {run.context}, which "
+            "leaves none for an attempt; remove the row, or raise actor_rollout_ref.rollout.max_model_len if the model "
+            "has more positions"
         )
 
 
@@ -169,18 +182,20 @@ def _step_errors(rows: int, config: DictConfig) -> Iterator[str]:
         )
 
 
-def _budget_errors(config: DictConfig, settings: TaskSettings, chat: _Chat, longest_question: str) -> Iterator[str]:
+def _budget_errors(run: _Run, longest_question: str) -> Iterator[str]:
     """Whether the last attempt fits when all before it are as long as they may be."""
-    opening = settings.prompt_set.opening("?", settings.max_attempts)
-    feedback = settings.prompt_set.after_wrong(longest_question, settings.max_attempts, settings.repeat_question)
-    attempt = {"role": "assistant", "content": "?"}
-    # What stands between the token that ends an attempt and the first of the next one.
-    between = chat.length([*opening, attempt, feedback]) - chat.length([*opening, attempt], generation=False) + 1
+    settings, length = run.settings, run.config.data.max_response_length
     attempts, cap = settings.max_attempts, settings.max_tokens_per_attempt or 1
+    opening = settings.prompt_set.opening("?", attempts)
+    between = max(
+        len(run.chat.after_attempt([*opening, {"role": "assistant", "content": "?"}, feedback], end_id))
+        for end_id in run.chat.end_ids
+        for feedback in settings.prompt_set.feedbacks(longest_question, attempts, settings.repeat_question)
+    )
     needed = attempts * cap + (attempts - 1) * between
-    if needed > config.data.max_response_length:
+    if needed > length:
         yield (
-            f"data.max_response_length = {config.data.max_response_length} cannot hold multi_attempt.max_attempts = "
+            f"data.max_response_length = {length} cannot hold multi_attempt.max_attempts = "
             f"{attempts} attempts of multi_attempt.max_tokens_per_attempt = {settings.max_tokens_per_attempt} tokens "
             f"with {between} tokens of feedback between them, so the last attempt may not fit; raise it to at least "
             f"{needed}, or lower one of the others"

@@ -20,6 +20,9 @@ from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry,
 # vLLM's word after verl's translation, and SGLang's own.
 _ABORTED = ("aborted", "abort")
 
+# How close to the end of the context SGLang takes no prompt any more; it cuts attempts two places before the end.
+_SGLANG_RESERVE = 7
+
 _CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
 
 
@@ -49,6 +52,27 @@ def request_parameters(engine: str, end_ids: Collection[int], *, may_abort: bool
 def was_aborted(output: TokenOutput) -> bool:
     """Whether the engine gave an attempt up, as for a weight update; its tokens, if there are any, are not all."""
     return output.stop_reason in _ABORTED
+
+
+def was_cut(output: TokenOutput, limit: int, end_ids: Collection[int]) -> bool:
+    """Whether a length limit cut an attempt.
+
+    verl's vLLM server says ``completed`` of a stop and of a cut (``vllm_async_server.py``, line 723); an engine that gave
+    fewer tokens than it was asked for has stopped by itself, whatever token it stopped at.
+
+    Args:
+        output: the attempt, which was not aborted.
+        limit: the tokens that it was asked for.
+        end_ids: the tokens that end the model's turn.
+    """
+    if output.token_ids[-1] in end_ids or output.stop_reason == "stop":
+        return False
+    return output.stop_reason == "length" or len(output.token_ids) >= limit
+
+
+def usable_context(engine: str, max_model_len: int) -> int:
+    """The tokens of a context that prompts and attempts can fill; see above for SGLang."""
+    return max_model_len - (_SGLANG_RESERVE if engine == "sglang" else 0)
 
 
 def register() -> None:

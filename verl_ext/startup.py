@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
@@ -45,15 +46,17 @@ class StartupCheck(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Select the platform and check the run; exits with the errors, if there are any."""
-        if config.trainer.device == "cpu":
-            from verl_ext.cpu import platform
-
-            platform.select()
+        # Hydra turns an exception of a callback into a warning and goes on; SystemExit it lets through.
         try:
+            if config.trainer.device == "cpu":
+                from verl_ext.cpu import platform
+
+                platform.select()
             check(config)
         except StartupError as error:
-            # Hydra turns an exception of a callback into a warning and goes on; SystemExit it lets through.
             sys.exit(f"The run cannot start:\n{error}")
+        except Exception:
+            sys.exit(f"The run cannot start, since the start-up check itself failed:\n{traceback.format_exc()}")
 
 
 def check(config: DictConfig) -> None:

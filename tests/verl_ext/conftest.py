@@ -118,8 +118,9 @@ def hydra_configs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _composed(hydra_configs: None) -> DictConfig:
-    return compose("multi_attempt", overrides=["multi_attempt.prompts=toy", "data.max_response_length=200"])
+def _composed(hydra_configs: None, model_folder: Path) -> DictConfig:
+    overrides = ["multi_attempt.prompts=toy", "data.max_response_length=200"]
+    return compose("multi_attempt", overrides=[*overrides, f"actor_rollout_ref.model.path={model_folder}"])
 
 
 @pytest.fixture

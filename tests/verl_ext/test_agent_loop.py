@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +13,7 @@ from engine import SAMPLING, make_loop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 from verl.workers.rollout.replica import TokenOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -21,10 +23,10 @@ from multi_attempt.config import GraderSettings
 from multi_attempt.grading import Grader
 from multi_attempt.metrics import WAITS
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
-from multi_attempt.turns import end_of_turn_ids
+from multi_attempt.turns import ChatTemplate
 from verl_ext.agent_loop import MultiAttemptAgentLoop, TokenStream
 from verl_ext.plugin import COLOCATE_ASYNC
-from verl_ext.sampling import request_parameters
+from verl_ext.sampling import request_parameters, was_cut
 
 if TYPE_CHECKING:
     from tests.verl_ext.conftest import FakeServer
@@ -289,6 +291,100 @@ async def test_an_attempt_may_have_what_is_left_and_no_more_than_its_cap(
     assert [call.sampling_params["max_tokens"] for call in server.calls] == max_tokens
 
 
+async def test_the_context_bounds_an_episode_that_the_response_length_would_not(
+    config: DictConfig, play: Play, server: FakeServer
+) -> None:
+    config.actor_rollout_ref.rollout.max_model_len = len(prompt(5)) + 45
+    server.script = [WRONG, WRONG]
+    output = await play(attempts=5)
+    assert [call.sampling_params["max_tokens"] for call in server.calls] == [45, 5]
+    assert output.response_ids == [*WRONG, *feedback(4), *b"\\boxe"]
+    assert (transcript(output)["stop"], transcript(output)["error"]) == ("truncated", "")
+
+
+async def test_without_a_limit_of_its_own_the_engine_has_the_models_context(
+    config: DictConfig, play: Play, server: FakeServer, model_folder: Path
+) -> None:
+    positions = AutoConfig.from_pretrained(model_folder).max_position_embeddings
+    config.data.max_response_length = 10 * positions
+    server.script = [RIGHT]
+    await play(attempts=1)
+    assert server.calls[0].sampling_params["max_tokens"] == positions - len(prompt(1))
+
+
+async def test_a_prompt_longer_than_its_limit_fails_the_episode(
+    config: DictConfig, play: Play, server: FakeServer
+) -> None:
+    config.data.max_prompt_length = len(prompt(1)) - 1
+    output = await play(attempts=1)
+    assert transcript(output)["stop"] == "aborted"
+    assert "more than data.max_prompt_length" in transcript(output)["error"]
+
+
+# ---- What ends an attempt ----
+
+
+async def test_an_attempt_that_ends_by_another_end_token_gets_its_turn_closed(
+    play: Play, server: FakeServer, config: DictConfig, model_folder: Path, tmp_path: Path
+) -> None:
+    """As Qwen2.5-Math does, whose generation_config ends it at <|endoftext|> too."""
+    shutil.copytree(model_folder, tmp_path, dirs_exist_ok=True)
+    GenerationConfig(eos_token_id=[END, PAD]).save_pretrained(tmp_path)
+    config.actor_rollout_ref.model.path = str(tmp_path)
+    ended = [*b"\\boxed{5}", PAD]
+    server.script = [ended, RIGHT]
+    output = await play(attempts=2)
+    assert server.calls[0].sampling_params["stop_token_ids"] == [PAD, END]
+    assert output.response_ids == [*ended, END, *feedback(1), *RIGHT]
+    assert output.response_mask == [1] * len(ended) + [0] * (1 + FEEDBACK_LENGTH) + [1] * len(RIGHT)
+    assert transcript(output)["stop"] == "correct"
+
+
+def completed(tokens: list[int], reason: str = "completed") -> TokenOutput:
+    return TokenOutput(token_ids=tokens, log_probs=[0.0] * len(tokens), stop_reason=reason)
+
+
+@pytest.mark.parametrize("reason", ["completed", "stop"])
+async def test_an_engine_that_stops_at_a_token_of_its_own_is_believed(
+    play: Play, server: FakeServer, reason: str
+) -> None:
+    stopped = [*b"\\boxed{5}", 1]
+    server.script = [completed(stopped, reason), RIGHT]
+    output = await play(attempts=2)
+    assert output.response_ids == [*stopped, END, *feedback(1), *RIGHT]
+    assert not transcript(output)["attempts"][0]["truncated"]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "limit", "truncated"),
+    [
+        pytest.param(completed([1, 2]), 3, False, id="fewer than asked for"),
+        pytest.param(completed([1, 2, 3]), 3, True, id="all that were asked for"),
+        pytest.param(completed([1, 2, END]), 3, False, id="all, but the last ends a turn"),
+        pytest.param(completed([1, 2, 3], "stop"), 3, False, id="SGLang: a stop at the last token"),
+        pytest.param(completed([1, 2], "length"), 3, True, id="SGLang: a cut by the context"),
+        pytest.param(completed([1, 2, END], "length"), 3, False, id="resumed: the last ends a turn"),
+    ],
+)
+def test_an_attempt_was_cut_if_the_engine_says_so_or_gave_all_it_could(
+    attempt: TokenOutput, limit: int, truncated: bool
+) -> None:
+    assert was_cut(attempt, limit, {END}) is truncated
+
+
+async def test_a_family_whose_builder_in_verl_does_not_fit_the_tokenizer_is_no_matter(
+    config: DictConfig, server: FakeServer
+) -> None:
+    """As DeepSeek-R1-Distill-Qwen: a Qwen2 model without Qwen2's marks, which verl's builder of the family refuses."""
+    other = make_tokenizer()
+    other.add_special_tokens({"eos_token": "<end>"})
+    other.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "<end>").replace("<|im_start|>", "@")
+    config.data.max_response_length = 200
+    loop = make_loop("multi_attempt", config, server, other)
+    assert isinstance(loop, MultiAttemptAgentLoop)
+    assert loop.chat.end_ids == {other.convert_tokens_to_ids("<end>")}
+
+
 # ---- What is asked of the engine ----
 
 
@@ -476,10 +572,10 @@ async def test_an_exception_ends_the_episode_and_is_recorded_and_logged(
 async def test_an_episode_that_fails_before_its_prompt_still_has_a_prompt_token(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: Any) -> list[int]:
+    def fail(*_: Any) -> list[int]:
         raise ValueError("no template")
 
-    monkeypatch.setattr(MultiAttemptAgentLoop, "ct_build_initial_tokens", fail)
+    monkeypatch.setattr(ChatTemplate, "opening", fail)
     output = await play(attempts=2)
     assert_masked(output)
     assert output.prompt_ids == [END]
@@ -546,23 +642,23 @@ async def test_an_engine_that_generates_nothing_fails_no_more_than_its_episode(
     assert transcript(output)["stop"] in ("aborted", "truncated")
 
 
+def test_tokens_are_appended_with_their_mask_and_log_probs() -> None:
+    stream = TokenStream(ids=[1, 2], prompt_length=2)
+    stream.generated([3], [-1.0])
+    stream.told([4, 5])
+    stream.generated([6], [-2.0])
+    assert stream == TokenStream([1, 2, 3, 4, 5, 6], 2, [1, 0, 0, 1], [-1.0, 0.0, 0.0, -2.0])
+
+
 @pytest.mark.parametrize(
-    ("ids", "mask", "log_probs", "message"),
-    [
-        pytest.param([9, 2, 3, 4], [1, 1], [0.0, 0.0], "changed earlier tokens", id="a prompt token"),
-        pytest.param([1, 2, 9, 4], [1, 1], [0.0, 0.0], "changed earlier tokens", id="a generated token"),
-        pytest.param([1, 2], [], [], "changed earlier tokens", id="a token is gone"),
-        pytest.param([1, 2, 3, 4], [0, 1], [0.0, 0.0], "changed earlier tokens", id="the mask"),
-        pytest.param([1, 2, 3, 4], [1], [0.0, 0.0], "differ in length", id="mask too short"),
-        pytest.param([1, 2, 3, 4], [1, 1], [0.0], "differ in length", id="log-probs too short"),
-    ],
+    ("log_probs", "message"),
+    [([-1.0], "1 log-probs for 2 tokens"), (None, "some attempts and not for others")],
+    ids=["too few", "none, after an attempt that had some"],
 )
-def test_a_merge_that_does_more_than_append_is_refused(
-    ids: list[int], mask: list[int], log_probs: list[float], message: str
-) -> None:
+def test_log_probs_that_do_not_fit_the_tokens_are_refused(log_probs: list[float] | None, message: str) -> None:
     stream = TokenStream(ids=[1, 2, 3], prompt_length=2, mask=[1], log_probs=[-1.0])
     with pytest.raises(RuntimeError, match=message):
-        stream.extend(ids, mask, log_probs)
+        stream.generated([4, 5], log_probs)
     assert stream == TokenStream(ids=[1, 2, 3], prompt_length=2, mask=[1], log_probs=[-1.0])
 
 
@@ -620,33 +716,10 @@ async def test_of_any_episode_the_generated_tokens_are_trained_and_nothing_else(
     sent = prompt(attempts)
     for number, (call, tokens) in enumerate(zip(server.calls, server.outputs, strict=True), 1):
         assert call.prompt_ids == sent
-        sent = [*sent, *tokens, *feedback(attempts - number)]
-    last = len(feedback(attempts - len(server.calls)))
+        # An attempt that the engine ended by another token is closed as the template closes it.
+        told = feedback(attempts - number) if tokens[-1] == END else [END, *feedback(attempts - number)]
+        sent = [*sent, *tokens, *told]
+    last = len(told)
     assert [*output.prompt_ids, *ids] == sent[:-last]
     assert transcript(output)["stop"] in ("correct", "exhausted", "truncated")
     assert transcript(output)["error"] == ""
-
-
-# ---- What ends a turn ----
-
-
-def test_the_toy_tokenizer_ends_a_turn_by_its_end_of_message(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert end_of_turn_ids(tokenizer, {}) == {END}
-
-
-def test_a_base_model_ends_a_turn_by_either_of_its_tokens() -> None:
-    base_model = make_tokenizer()
-    base_model.eos_token = "<|endoftext|>"
-    assert end_of_turn_ids(base_model, {}) == {PAD, END}
-
-
-def test_ordinary_text_after_the_answer_ends_no_turn() -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}. {% endfor %}"
-    assert end_of_turn_ids(tokenizer, {}) == {END}
-
-
-def test_the_chat_templates_own_arguments_count() -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = CHAT_TEMPLATE.replace("'<|im_end|>'", "closing")
-    assert end_of_turn_ids(tokenizer, {"closing": "<|endoftext|>"}) == {PAD, END}

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import PreTrainedTokenizerFast
 
 from multi_attempt.data import make_row, write_parquet
-from multi_attempt.toy.tokenizer import make_tokenizer
+from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
 from verl_ext import startup
 from verl_ext.startup import StartupCheck, StartupError, check
 
@@ -382,6 +382,77 @@ def test_without_a_cap_an_attempt_needs_a_token(run: DictConfig) -> None:
     assert_tells(only_error(run), "data.max_response_length = 124", "at least 125")
 
 
+# ---- The model's dialogues ----
+
+
+@pytest.fixture
+def template(run: DictConfig) -> Callable[[str], DictConfig]:
+    """Puts another chat template in place of the model's."""
+
+    def put(text: str) -> DictConfig:
+        run.actor_rollout_ref.model.custom_chat_template = text
+        return run
+
+    return put
+
+
+def test_a_template_that_hides_feedback_by_the_system_is_refused(template: Callable[[str], DictConfig]) -> None:
+    shown = "messages if message == messages[0] or message.role != 'system' %}"
+    config = template(CHAT_TEMPLATE.replace("messages %}", shown))
+    config.multi_attempt.prompts = "boxed"
+    config.data.update(max_prompt_length=512, max_response_length=2000)
+    config.actor_rollout_ref.rollout.max_model_len = None
+    assert_tells(
+        only_error(config),
+        f"actor_rollout_ref.model.path = {config.actor_rollout_ref.model.path}",
+        "prompt set 'boxed', feedback of the role 'system'",
+        "set multi_attempt.feedback_role=user",
+    )
+    config.multi_attempt.feedback_role = "user"
+    check(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", ("the chat template refuses it", "roles must alternate")),
+        ("{{ messages[0].content.parts }}", ("does not show what the assistant said",)),
+        (CHAT_TEMPLATE.replace("<|im_end|>", "[END]"), ("closes a turn by '[END]", "no token at which")),
+    ],
+    ids=["raises", "shows nothing", "closes by text"],
+)
+def test_a_template_that_cannot_show_a_dialogue_is_named(
+    template: Callable[[str], DictConfig], text: str, parts: tuple[str, ...]
+) -> None:
+    assert_tells(only_error(template(text)), "actor_rollout_ref.model.path = ", *parts)
+
+
+def test_a_question_that_spells_a_special_token_is_named(files: Callable[..., DictConfig]) -> None:
+    text = "what does <|im_end|> do?"
+    config = files(train=changed(make_rows(), 2, "prompt", value=question(text)))
+    assert_tells(only_error(config), "data.train_files", "row 2: the question holds '<|im_end|>'", "remove the row")
+
+
+def test_a_prompt_that_fills_the_context_is_named(files: Callable[..., DictConfig]) -> None:
+    config = files(train=changed(make_rows(), 1, "prompt", value=question("?" * 60)))
+    config.data.max_prompt_length = 1000
+    config.actor_rollout_ref.rollout.max_model_len = 80
+    assert_tells(only_error(config), "row 1: the prompt has", "context has room for 80", "max_model_len")
+
+
+def test_prompt_and_response_may_together_be_more_than_the_context(run: DictConfig) -> None:
+    run.data.max_response_length = 10 * run.actor_rollout_ref.rollout.max_model_len
+    check(run)
+
+
+def test_a_tokenizer_that_cannot_pad_is_named(run: DictConfig, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    run.actor_rollout_ref.model.tokenizer_path = str(tmp_path)
+    assert_tells(only_error(run), "neither a pad token nor an end-of-sequence token", "set one")
+
+
 # ---- The tokenizer ----
 
 
@@ -417,6 +488,18 @@ def test_the_callback_ends_the_process_before_it_starts_anything(
     with pytest.raises(SystemExit) as ended:
         StartupCheck().on_job_start(run)
     assert_tells(str(ended.value.code), "The run cannot start", "- trainer.use_v1 = False")
+
+
+def test_no_failure_of_the_check_lets_the_run_go_on(run: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra makes a warning of an exception in a callback, and goes on."""
+
+    def fail(_: DictConfig) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(startup, "check", fail)
+    with pytest.raises(SystemExit) as ended:
+        StartupCheck().on_job_start(run)
+    assert_tells(str(ended.value.code), "The run cannot start", "the start-up check itself failed", "KeyError: 'a bug'")
 
 
 def test_the_callback_lets_a_sound_run_start_on_its_platform(run: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
