@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from multi_attempt.config import load_settings
+from multi_attempt.evaluation import settings as chosen_settings
 from multi_attempt.evaluation.engines import Engine, EngineLost, InProcess, Server
 from multi_attempt.evaluation.evaluate import Model, Question, Settings, evaluate
 from multi_attempt.evaluation.protocols import PROTOCOLS
@@ -55,13 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--attempts", type=int, default=5, metavar="K", help="allow 1 to K attempts (default 5)")
     add("--samples", type=int, default=1, metavar="N", help="dialogues of a kind for each question (default 1)")
-    add("--temperature", type=float, default=0.0, help="of dialogues (default 0: greedy; fresh samples then take 1)")
     add("--seed", type=int, default=0, help="of sampling (default 0)")
-    add("--prompts", default="paper", help="prompt set: a built-in name or a YAML file")
-    add("--max-tokens-per-attempt", type=int, default=None, help="cut an attempt after so many tokens")
-    add("--max-prompt-length", type=int, default=1024, help="tokens of the first prompt (default 1024)")
-    add("--max-response-length", type=int, default=3000, help="tokens of all attempts together (default 3000)")
     add("--concurrency", type=int, default=256, metavar="N", help="episodes under way at once (default 256)")
+    add("--max-prompt-length", type=int, help="without effect: a prompt may be as long as the model's context holds")
+    chosen_settings.add_arguments(parser)
     process = parser.add_argument_group("vLLM in this process, the default")
     process.add_argument("--dtype", default="auto", help="dtype of the engine (default: the model's)")
     process.add_argument(
@@ -69,12 +66,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=JSON",
-        help="a further argument of vLLM's engine, as in tensor_parallel_size=4",
+        help="a further argument of vLLM's engine, as in tensor_parallel_size=4; max_model_len=N is a shorter context",
     )
     server = parser.add_argument_group("a server that speaks OpenAI's protocol")
     server.add_argument("--server", metavar="URL", help="its address, as in http://localhost:8000/v1")
-    server.add_argument("--tokenizer", default="", metavar="PATH", help="the model's tokenizer (default: --model)")
+    server.add_argument(
+        "--tokenizer",
+        default="",
+        metavar="PATH",
+        help="the model's tokenizer (default: --model; with --messages none, and then prompts are not checked)",
+    )
     server.add_argument("--messages", action="store_true", help="send messages, to servers that take no token ids")
+    server.add_argument(
+        "--plain-messages",
+        action="store_true",
+        help="the same without what OpenAI's own protocol lacks: end tokens, arguments of the template, top_k and the "
+        "like are the server's",
+    )
     server.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="seconds for an attempt (default 600)"
     )
@@ -83,21 +91,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate into the folder, and print each model's accuracy by attempts."""
+    named = _named(arguments.model)
+    chosen = chosen_settings.choose(arguments, {model.name: _own_folder(model, arguments) for model in named})
     settings = Settings(
-        task=load_settings({"prompts": arguments.prompts, "max_tokens_per_attempt": arguments.max_tokens_per_attempt}),
+        dialogue=chosen.dialogue,
         protocols=tuple(PROTOCOLS) if "all" in arguments.protocols else tuple(dict.fromkeys(arguments.protocols)),
-        **{name: getattr(arguments, name) for name in ("attempts", "samples", "temperature", "seed", "concurrency")},
-        max_prompt_length=arguments.max_prompt_length,
-        max_response_length=arguments.max_response_length,
+        **{name: getattr(arguments, name) for name in ("attempts", "samples", "seed", "concurrency")},
     )
-    models = _models(arguments.model, arguments.server)
+    models = _checked(named, arguments.server)
+    engine = _engine(arguments, chosen)
     questions = [question for files in arguments.data for path in files for question in read_questions(path)]
     _check_ids(questions)
+    print(f"multi-attempt eval: {'; '.join(_notes(arguments, chosen))}", file=sys.stderr)
     if arguments.restart and arguments.output.is_dir():
         for name in (SETTINGS_FILE, EPISODES_FILE, EVALUATION_FILE):
             (arguments.output / name).unlink(missing_ok=True)
     try:
-        figures = evaluate(models, questions, settings, _engine(arguments), arguments.output)
+        figures = evaluate(models, questions, settings, engine, arguments.output)
     except EngineLost as error:
         print(f"multi-attempt eval: {error}", file=sys.stderr)
         return FAILED
@@ -121,15 +131,27 @@ def _report_failures(models: list[dict[str, Any]], output: Path) -> int:
     return FAILED
 
 
-def _models(arguments: list[str], server: str | None) -> list[Model]:
+def _notes(arguments: argparse.Namespace, chosen: chosen_settings.Chosen) -> Iterator[str]:
+    """What a person should know of what is asked, and how."""
+    yield f"settings: {chosen_settings.in_words(chosen.dialogue.to_dict())} (from {chosen.source}; flags override)"
+    if arguments.max_prompt_length is not None:
+        yield "--max-prompt-length has no effect: a prompt may be as long as the model's context holds"
+    if arguments.plain_messages:
+        yield (
+            "--plain-messages: the server's own defaults hold for top_k, min_p, repetition_penalty, and for the tokens "
+            "that end an attempt"
+        )
+    elif arguments.messages and not arguments.tokenizer:
+        yield (
+            "--messages without --tokenizer: prompts are not checked, and no end tokens are sent, so that the server "
+            "stops where its own files of the model say"
+        )
+
+
+def _named(arguments: list[str]) -> list[Model]:
     models = []
     for argument in arguments:
         name, _, path = argument.rpartition("=")
-        if not server and not (Path(path) / "config.json").is_file() and not _HUB_ID.fullmatch(path):
-            raise ValueError(
-                f"--model = {path!r} is no model folder in Hugging Face format (it holds no config.json), and no hub "
-                "id like Qwen/Qwen2.5-Math-1.5B"
-            )
         models.append(Model(name or Path(path).name, path))
     names = [model.name for model in models]
     if len(set(names)) < len(names):
@@ -139,12 +161,47 @@ def _models(arguments: list[str], server: str | None) -> list[Model]:
     return models
 
 
-def _engine(arguments: argparse.Namespace) -> Engine:
+def _own_folder(model: Model, arguments: argparse.Namespace) -> str:
+    """Where a model's own settings may lie: a server's model may be called by its folder, or have its tokenizer's."""
+    return model.path if Path(model.path).is_dir() else arguments.tokenizer or model.path
+
+
+def _checked(models: list[Model], server: str | None) -> list[Model]:
+    for _, path in models:
+        if not server and not (Path(path) / "config.json").is_file() and not _HUB_ID.fullmatch(path):
+            raise ValueError(
+                f"--model = {path!r} is no model folder in Hugging Face format (it holds no config.json), and no hub "
+                "id like Qwen/Qwen2.5-Math-1.5B"
+            )
+    return models
+
+
+def _engine(arguments: argparse.Namespace, chosen: chosen_settings.Chosen) -> Engine:
     if not arguments.server:
-        return InProcess(arguments.dtype, dict(_option(option) for option in arguments.engine))
+        options = dict(chosen_settings.json_option("--engine", option) for option in arguments.engine)
+        return InProcess(arguments.dtype, options, chosen.trust_remote_code)
     if arguments.engine:
         raise ValueError("--engine is for vLLM in this process; with --server, the server has its own settings")
-    return Server(arguments.server, arguments.tokenizer, arguments.messages, arguments.timeout, arguments.retries)
+    messages = arguments.messages or arguments.plain_messages
+    if messages and getattr(arguments, "chat_template", None):
+        raise ValueError(
+            "--chat-template is of no use with --messages: the server makes tokens of them by its own template; start "
+            "it with this one (vllm serve --chat-template FILE)"
+        )
+    if arguments.plain_messages and chosen.dialogue.template_kwargs:
+        raise ValueError(
+            f"--plain-messages cannot say the arguments of the chat template {chosen.dialogue.template_kwargs}; send "
+            "--messages, or set them on the server"
+        )
+    return Server(
+        arguments.server,
+        arguments.tokenizer,
+        messages,
+        arguments.plain_messages,
+        arguments.timeout,
+        arguments.retries,
+        chosen.trust_remote_code,
+    )
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -191,13 +248,3 @@ def _check_ids(questions: list[Question]) -> None:
                 "of its own, and name each file once"
             )
         seen.add((question.benchmark, question.id))
-
-
-def _option(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    try:
-        if separator:
-            return key, json.loads(value)
-    except json.JSONDecodeError:
-        pass
-    raise ValueError(f"--engine = {text!r}: write KEY=JSON, as in enforce_eager=true or load_format='\"auto\"'")

@@ -12,6 +12,7 @@ import yaml
 
 from multi_attempt.evaluation.protocols import SAMPLED
 from multi_attempt.evaluation.run_files import ReportError, Run
+from multi_attempt.evaluation.settings import in_words
 
 MAIN_PROTOCOL = "oracle"
 """The protocol of the paper."""
@@ -25,13 +26,13 @@ class Comparison:
         runs: names of the runs' folders, all different.
         evaluation: as the content of one ``eval.json``, with the models of all runs; None where no run has one.
         shown_names: of the models, by run and the name in its files.
-        temperatures: in words, what the runs sampled with.
+        conditions: in words, what the models of the runs were asked with.
     """
 
     runs: list[str]
     evaluation: dict[str, Any] | None
     shown_names: dict[tuple[int, str], str]
-    temperatures: str
+    conditions: str
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -61,7 +62,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
             for model in evaluation["models"]
         ],
     }
-    settings = {_temperatures(evaluation): names[index] for index, evaluation in reversed(evaluated)}
+    settings = {_conditions(evaluation): names[index] for index, evaluation in reversed(evaluated)}
     words = [text if len(settings) == 1 else f"{name}: {text}" for text, name in reversed(settings.items())]
     return Comparison(names, merged, shown, "; ".join(words))
 
@@ -120,11 +121,13 @@ def _distinct(names: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
-def _temperatures(evaluation: Mapping[str, Any]) -> str:
+def _conditions(evaluation: Mapping[str, Any]) -> str:
     temperature = evaluation["temperature"]
     words = "greedy decoding" if temperature == 0 else f"temperature {temperature:g}"
     if evaluation["samples"] > 1:
         words += f", {evaluation['samples']} samples a question"
     if any(name in SAMPLED for name in evaluation["protocols"]):
         words += f", independent samples at temperature {evaluation['sampling_temperature']:g}"
+    if evaluation.get("settings"):  # evaluations of earlier versions have none
+        words += f", {in_words(evaluation['settings'])}"
     return words

@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from multi_attempt.dialogue import Response, Stream
+from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.prompts import Message
-from multi_attempt.turns import end_of_turn_ids
+from multi_attempt.turns import ChatTemplate, TemplateError, generation_end_ids
 
 _SEED_BITS = 31
+
+_SGLANG = "sglang"
+
+# How close to the end of its context SGLang takes no prompt any more (as verl_ext/sampling.py has it).
+_SGLANG_RESERVE = 7
+
+# The model's own probabilities, whatever a server has for defaults, as from the model's generation_config.json.
+_NEUTRAL: dict[str, Any] = {"top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+_NEUTRAL_EXTRA: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class EngineLost(RuntimeError):
@@ -45,16 +55,46 @@ class Request:
         return int.from_bytes(digest[:4], "big") >> (32 - _SEED_BITS)
 
 
+class EngineStream(Stream, Protocol):
+    """An episode's tokens, and what is known of the room for them.
+
+    Attributes:
+        context_room: the tokens that the context leaves for the response; None as long as that is not known.
+    """
+
+    context_room: int | None
+
+
+MakeStream = Callable[[Request], EngineStream]
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A model that can be asked, and what is known of it before.
+
+    Attributes:
+        model: its folder, hub id, or name on the server.
+        dialogue: what it is asked with.
+        vocabulary: its tokens; None for a server that takes messages, where nobody says them.
+        context: the tokens that prompt and response can have together; None where nobody says.
+        owner: the server's program, by its own name.
+    """
+
+    model: str
+    dialogue: DialogueSettings
+    vocabulary: Vocabulary | None = None
+    context: int | None = None
+    owner: str = ""
+
+
 class Engine(Protocol):
     """A way to get answers from models."""
 
-    def open(
-        self, model: str, vocabulary: Vocabulary | None, max_model_len: int
-    ) -> AbstractAsyncContextManager[Callable[[Request], Stream]]:
-        """Start, or connect to, a model that takes so many tokens of prompt and response; gives a stream an episode."""
+    def prepare(self, model: str, dialogue: DialogueSettings) -> Partner:
+        """What can be known of a model before it is started."""
 
-    def vocabulary(self, model: str) -> Vocabulary | None:
-        """The model's tokens; None for a server that takes messages."""
+    def open(self, partner: Partner) -> AbstractAsyncContextManager[MakeStream]:
+        """Start, or connect to, a model; gives a stream for each episode."""
 
 
 class Vocabulary:
@@ -62,71 +102,99 @@ class Vocabulary:
 
     Args:
         folder: a folder with tokenizer and config in Hugging Face format, or a hub id.
+        dialogue: with the chat template and its arguments.
+        trust_remote_code: whether code in the folder may run.
+
+    Attributes:
+        chat: the chat template, with the tokens that end an attempt.
+        config: the model's ``config.json``.
+        positions: how long a text it can read, by its config; None where that does not say.
 
     Raises:
-        ValueError: there is none, or it has no chat template.
+        ValueError: there is none, or it has no chat template, or not one for dialogues.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, dialogue: DialogueSettings, trust_remote_code: bool = False) -> None:
         from transformers import AutoConfig, AutoTokenizer
-        from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            config = AutoConfig.from_pretrained(folder)
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            end_ids = generation_end_ids(folder, trust_remote_code=trust_remote_code)
         except OSError as error:
             raise ValueError(f"{folder!r} holds no tokenizer and config in Hugging Face format: {error}") from error
-        if self.tokenizer.chat_template is None:
-            raise ValueError(f"{folder!r}: its tokenizer has no chat template, so there is no dialogue")
+        if tokenizer.chat_template is None and dialogue.chat_template is None:
+            raise ValueError(
+                f"{folder!r}: its tokenizer has no chat template, so there is no dialogue; give one (--chat-template)"
+            )
+        try:
+            self.chat = ChatTemplate(tokenizer, dialogue.template_arguments, end_ids)
+        except TemplateError as error:
+            raise ValueError(f"{folder!r}: {error}; give another template (--chat-template)") from error
         self.config: dict[str, Any] = config.to_dict()
-        self.builder = create_continuous_token_builder(self.tokenizer, hf_model_type=config.model_type)
-        self.end_ids = end_of_turn_ids(self.tokenizer, {})
-
-    def opening(self, messages: list[Message]) -> list[int]:
-        """The tokens of the messages before the first attempt."""
-        return list(self.builder.build_initial_tokens(messages))
+        self.positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-Continue = Callable[[list[int], int, float, int], Awaitable[list[int]]]
-"""(token ids, how many more at most, temperature, seed) -> the ids that follow, with the one that ends the turn."""
+class Generated(NamedTuple):
+    """What an engine says of an attempt: its tokens, with the one that ended it, and whether a length limit cut it."""
+
+    ids: list[int]
+    truncated: bool
+
+
+Continue = Callable[[list[int], int, float, int], Awaitable[Generated]]
+"""(token ids, how many more at most, temperature, seed) -> what follows."""
+
+
+def was_cut(finish_reason: str | None) -> bool:
+    """Whether a length limit ended an attempt, by the engine's word.
+
+    Raises:
+        RuntimeError: it ended otherwise, as by an abort, so that it is no attempt.
+    """
+    if finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"the engine ended an attempt by {finish_reason!r}, neither a stop nor a length limit")
+    return finish_reason == "length"
 
 
 class TokenStream:
     """A dialogue in token ids, as in training: what was generated stays as it is, and feedback is appended."""
 
-    def __init__(self, vocabulary: Vocabulary, continue_: Continue, request: Request) -> None:
-        self._vocabulary, self._continue, self._request = vocabulary, continue_, request
+    def __init__(self, vocabulary: Vocabulary, continue_: Continue, request: Request, context: int) -> None:
+        self._chat, self._continue, self._request, self._context = vocabulary.chat, continue_, request, context
         self._ids: list[int] = []
         self._prompt_length = self._attempts = 0
+        self.context_room: int | None = None
 
     @property
     def used(self) -> int:
         """See :class:`multi_attempt.dialogue.Stream`."""
         return len(self._ids) - self._prompt_length
 
-    async def open(self, messages: list[Message]) -> None:
+    async def open(self, messages: list[Message]) -> int:
         """See :class:`multi_attempt.dialogue.Stream`."""
-        self._ids = self._vocabulary.opening(messages)
+        self._ids = self._chat.opening(messages)
         self._prompt_length = len(self._ids)
+        self.context_room = self._context - self._prompt_length
+        return self.context_room
 
     async def respond(self, limit: int) -> Response:
         """See :class:`multi_attempt.dialogue.Stream`."""
         request = self._request
-        ids = await self._continue(self._ids, limit, request.temperature, request.seed(self._attempts))
-        if not ids:
+        generated = await self._continue(self._ids, limit, request.temperature, request.seed(self._attempts))
+        if not generated.ids:
             raise RuntimeError("the engine generated no token, not even one that ends the turn")
-        start, vocabulary = self.used, self._vocabulary
+        start = self.used
         self._attempts += 1
-        self._ids = list(vocabulary.builder.merge_assistant_tokens(self._ids, ids).token_ids)
-        text = vocabulary.tokenizer.decode(ids, skip_special_tokens=True)
-        return Response(text, (start, start + len(ids)), truncated=ids[-1] not in vocabulary.end_ids)
+        self._ids = [*self._ids, *generated.ids]
+        return Response(self._chat.text_of(generated.ids), (start, self.used), generated.truncated)
 
-    async def tell(self, answered: list[Message], messages: list[Message], room: int) -> bool:
+    async def tell(self, messages: list[Message], room: int) -> bool:
         """See :class:`multi_attempt.dialogue.Stream`."""
-        merged = list(self._vocabulary.builder.merge_context_tokens(answered, messages, self._ids).token_ids)
-        if len(merged) - self._prompt_length >= room:
+        ids = self._chat.after_attempt(messages, self._ids[-1])
+        if self.used + len(ids) >= room:
             return False
-        self._ids = merged
+        self._ids = [*self._ids, *ids]
         return True
 
 
@@ -136,39 +204,78 @@ class InProcess:
 
     Attributes:
         dtype: of weights and activations.
-        options: further arguments of vLLM's engine.
+        options: further arguments of vLLM's engine; ``max_model_len`` is the context.
+        trust_remote_code: whether code in a model's folder may run.
     """
 
     dtype: str = "auto"
     options: dict[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
 
-    def vocabulary(self, model: str) -> Vocabulary:
-        """The model's tokens."""
-        return Vocabulary(model)
+    def __post_init__(self) -> None:
+        length = self.options.get("max_model_len", 1)
+        if type(length) is not int or length < 1:
+            raise ValueError(
+                f"--engine max_model_len={length!r} must be a number of tokens: the room for attempts follows from it"
+            )
+
+    def prepare(self, model: str, dialogue: DialogueSettings) -> Partner:
+        """Read the model's tokenizer and config; its context is as the options say, or else the config.
+
+        Raises:
+            ValueError: they cannot be used for dialogues, or nothing says how long the context is.
+        """
+        vocabulary = Vocabulary(model, dialogue, self.trust_remote_code)
+        context: int | None = self.options.get("max_model_len", vocabulary.positions)
+        if context is None:
+            raise ValueError(
+                f"--model = {model!r}: its config.json does not say how long its context is "
+                "(max_position_embeddings); say it by --engine max_model_len=N"
+            )
+        return Partner(model, dialogue, vocabulary, context)
 
     @asynccontextmanager
-    async def open(
-        self, model: str, vocabulary: Vocabulary | None, max_model_len: int
-    ) -> AsyncIterator[Callable[[Request], Stream]]:
-        """Start the engine, and shut it down at the end: the next model needs its memory."""
-        assert vocabulary is not None  # made first: it imports verl, which must know of the platform before vLLM does
+    async def open(self, partner: Partner) -> AsyncIterator[MakeStream]:
+        """Start the engine, and shut it down at the end: the next model needs its memory.
+
+        Raises:
+            EngineLost: it does not start.
+        """
+        vocabulary, context = partner.vocabulary, partner.context
+        assert vocabulary is not None
+        assert context is not None
+        # vLLM's CPU build needs another name and platform (verl_ext/cpu/distributions.py), before it is first imported.
+        # Where verl was imported, its plugin has seen to both; plain evaluations import none of it.
+        from verl_ext.cpu import distributions
+
+        distributions.install()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments: dict[str, Any] = {
-            "model": model,
+            "model": partner.model,
             "dtype": self.dtype,
-            "max_model_len": max_model_len,
             "enable_prefix_caching": True,
+            "trust_remote_code": self.trust_remote_code,
             # vLLM 0.28 (v1/worker/gpu_model_runner.py, line 3825) winds the generator of a request with a seed back
             # where its prompt came in parts, which torch's CPU generator cannot, and the engine dies of it.
             **({"enable_chunked_prefill": False} if current_platform.is_cpu() else {}),
             **self.options,
+            "max_model_len": context,
         }
-        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         try:
-            yield lambda request: TokenStream(vocabulary, _continued_by_vllm(engine, vocabulary), request)
+            engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except RuntimeError as error:
+            raise EngineLost(
+                f"vLLM did not start, for the reason that it gives above ({error}). Where its memory holds no "
+                f"{context} tokens (max_model_len): lower the context (--engine max_model_len=N) or the attempts "
+                "(--max-response-length N), or give it more (--engine gpu_memory_utilization=0.95; on CPU the "
+                "environment variable VLLM_CPU_KVCACHE_SPACE)"
+            ) from error
+        try:
+            continue_ = _continued_by_vllm(engine, vocabulary)
+            yield lambda request: TokenStream(vocabulary, continue_, request, context)
         finally:
             engine.shutdown()
 
@@ -178,18 +285,19 @@ def _continued_by_vllm(engine: Any, vocabulary: Vocabulary) -> Continue:
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    async def continue_(ids: list[int], limit: int, temperature: float, seed: int) -> list[int]:
+    async def continue_(ids: list[int], limit: int, temperature: float, seed: int) -> Generated:
         parameters = SamplingParams(
             temperature=temperature,
             seed=seed if temperature else None,
             max_tokens=limit,
-            stop_token_ids=sorted(vocabulary.end_ids),
+            stop_token_ids=sorted(vocabulary.chat.end_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         try:
             async for output in engine.generate(TokensPrompt(prompt_token_ids=ids), parameters, uuid4().hex):
-                return list(output.outputs[0].token_ids)
+                attempt = output.outputs[0]
+                return Generated(list(attempt.token_ids), was_cut(attempt.finish_reason))
         except EngineDeadError as error:
             raise EngineLost(f"vLLM's engine died: {error}") from error
         raise EngineLost("vLLM's engine ended a request without an output")
@@ -206,62 +314,95 @@ class Server:
 
     Attributes:
         url: the base address, as in ``http://localhost:8000/v1``.
-        tokenizer: folder or hub id of the model's tokenizer; empty for the model's own name.
+        tokenizer: folder or hub id of the model's tokenizer; empty for the model's own name, and, where messages are
+            sent, for none.
         messages: send messages to ``/v1/chat/completions``, for servers that take no token ids.
+        plain: send with messages only what OpenAI's own protocol has.
         timeout: seconds for one attempt.
         retries: how often a request is repeated.
+        trust_remote_code: whether code in the tokenizer's folder may run.
     """
 
     url: str
     tokenizer: str = ""
     messages: bool = False
+    plain: bool = False
     timeout: float = 600.0
     retries: int = 8
+    trust_remote_code: bool = False
 
-    def vocabulary(self, model: str) -> Vocabulary | None:
-        """The model's tokens; None where messages are sent."""
-        return None if self.messages else Vocabulary(self.tokenizer or model)
+    def prepare(self, model: str, dialogue: DialogueSettings) -> Partner:
+        """Read the model's tokenizer, and ask the server for its context, or else take that of the config.
 
-    @asynccontextmanager
-    async def open(
-        self, model: str, vocabulary: Vocabulary | None, max_model_len: int
-    ) -> AsyncIterator[Callable[[Request], Stream]]:
-        """Connect, and check that the server has the model."""
-        from openai import AsyncOpenAI, OpenAIError
+        Raises:
+            EngineLost: the server does not answer.
+            ValueError: it does not have the model, or the tokenizer cannot be used for dialogues.
+        """
+        from openai import OpenAI, OpenAIError
 
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        async with AsyncOpenAI(
-            base_url=self.url, api_key=key, timeout=self.timeout, max_retries=self.retries
-        ) as client:
+        known = self.tokenizer or not self.messages
+        vocabulary = Vocabulary(self.tokenizer or model, dialogue, self.trust_remote_code) if known else None
+        with OpenAI(**self._connection) as client:
             try:
-                served = [served.id async for served in client.models.list()]
+                served = {card.id: card for card in client.models.list()}
             except OpenAIError as error:
                 raise EngineLost(f"--server = {self.url!r} does not answer: {error or type(error).__name__}") from error
-            if model not in served:
-                raise ValueError(f"--model = {model!r}: the server has {', '.join(map(repr, served))}")
-            if vocabulary is None:
-                yield lambda request: MessageStream(client, model, request)
+        if model not in served:
+            raise ValueError(f"--model = {model!r}: the server has {', '.join(map(repr, served))}")
+        # vLLM and SGLang say both of a model; others may say neither.
+        context: int | None = getattr(served[model], "max_model_len", None)
+        owner = getattr(served[model], "owned_by", None) or ""
+        if context is None:
+            context = vocabulary.positions if vocabulary else None
+        elif owner == _SGLANG:
+            context -= _SGLANG_RESERVE
+        return Partner(model, dialogue, vocabulary, context, owner)
+
+    @asynccontextmanager
+    async def open(self, partner: Partner) -> AsyncIterator[MakeStream]:
+        """Connect."""
+        from openai import AsyncOpenAI
+
+        async with AsyncOpenAI(**self._connection) as client:
+            if self.messages:
+                extra = self.extra_parameters(partner)
+                yield lambda request: MessageStream(client, partner, request, extra)
             else:
-                continue_ = _continued_by_server(client, model, vocabulary)
-                yield lambda request: TokenStream(vocabulary, continue_, request)
+                vocabulary, context = partner.vocabulary, partner.context
+                assert vocabulary is not None
+                assert context is not None
+                continue_ = _continued_by_server(client, partner.model, vocabulary)
+                yield lambda request: TokenStream(vocabulary, continue_, request, context)
+
+    def extra_parameters(self, partner: Partner) -> dict[str, Any]:
+        """What is sent with messages beyond OpenAI's own protocol."""
+        if self.plain:
+            return {}
+        vocabulary, arguments = partner.vocabulary, partner.dialogue.template_kwargs
+        stops = {"stop_token_ids": sorted(vocabulary.chat.end_ids)} if vocabulary else {}
+        return {**_NEUTRAL_EXTRA, **stops, **({"chat_template_kwargs": dict(arguments)} if arguments else {})}
+
+    @property
+    def _connection(self) -> dict[str, Any]:
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        return {"base_url": self.url, "api_key": key, "timeout": self.timeout, "max_retries": self.retries}
 
 
 def _continued_by_server(client: Any, model: str, vocabulary: Vocabulary) -> Continue:
-    # The server's own defaults, as from the model's generation_config.json, must not come in.
-    plain = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "skip_special_tokens": False}
-    stops = {"stop_token_ids": sorted(vocabulary.end_ids), "return_token_ids": True}
+    stops = {"stop_token_ids": sorted(vocabulary.chat.end_ids), "return_token_ids": True, "skip_special_tokens": False}
 
-    async def continue_(ids: list[int], limit: int, temperature: float, seed: int) -> list[int]:
+    async def continue_(ids: list[int], limit: int, temperature: float, seed: int) -> Generated:
         answer = await client.completions.create(
             model=model,
             prompt=ids,
             max_tokens=limit,
             temperature=temperature,
-            top_p=1.0,
             seed=seed,
-            extra_body={**plain, **stops},
+            **_NEUTRAL,
+            extra_body={**_NEUTRAL_EXTRA, **stops},
         )
-        return _token_ids(answer.choices[0], vocabulary)
+        choice = answer.choices[0]
+        return Generated(_token_ids(choice, vocabulary), was_cut(choice.finish_reason))
 
     return continue_
 
@@ -270,51 +411,98 @@ def _token_ids(choice: Any, vocabulary: Vocabulary) -> list[int]:
     """The token ids of an answer: as vLLM gives them, or else from the text, as SGLang gives it."""
     if (given := getattr(choice, "token_ids", None)) is not None:
         return list(given)
-    ids: list[int] = vocabulary.tokenizer.encode(choice.text, add_special_tokens=False)
-    if choice.finish_reason == "stop" and (not ids or ids[-1] not in vocabulary.end_ids):
-        matched = getattr(choice, "matched_stop", None)
-        ids.append(matched if matched in vocabulary.end_ids else vocabulary.tokenizer.eos_token_id)
-    return ids
+    tokenizer = vocabulary.chat.tokenizer
+    ids: list[int] = tokenizer.encode(choice.text, add_special_tokens=False)
+    if choice.finish_reason != "stop" or (ids and ids[-1] in vocabulary.chat.end_ids):
+        return ids
+    # The token that ended it is not in the text. SGLang names it; vLLM names all but the tokenizer's own end of a text
+    # (v1/core/sched/utils.py, line 104).
+    matched = next((value for name in _STOPPED_AT if (value := getattr(choice, name, None)) is not None), None)
+    end = tokenizer.eos_token_id if matched is None else matched
+    return [*ids, end] if isinstance(end, int) else ids
+
+
+_STOPPED_AT = ("matched_stop", "stop_reason")
 
 
 class MessageStream:
-    """A dialogue in messages. How many tokens it has is what the server says of each answer."""
+    """A dialogue in messages. How many tokens it has is what the server says of each answer.
 
-    def __init__(self, client: Any, model: str, request: Request) -> None:
-        self._client, self._model, self._request = client, model, request
+    Args:
+        client: of the server.
+        partner: the model there. Where its tokens are known, so is the room before the first answer.
+        request: how the episode is sampled.
+        extra: parameters beyond OpenAI's own protocol.
+    """
+
+    def __init__(self, client: Any, partner: Partner, request: Request, extra: Mapping[str, Any]) -> None:
+        self._client, self._request, self._extra = client, request, extra
+        self._partner, self._vocabulary = partner, partner.vocabulary
         self._messages: list[Message] = []
         self._prompt_length: int | None = None
         self._attempts = 0
         self.used = 0
 
-    async def open(self, messages: list[Message]) -> None:
+    @property
+    def context_room(self) -> int | None:
+        """See :class:`EngineStream`."""
+        if self._partner.context is None or self._prompt_length is None:
+            return None
+        return self._partner.context - self._prompt_length
+
+    async def open(self, messages: list[Message]) -> int | None:
         """See :class:`multi_attempt.dialogue.Stream`."""
         self._messages = messages
+        if self._vocabulary is not None:
+            self._prompt_length = len(self._vocabulary.chat.opening(messages))
+        return self.context_room
 
     async def respond(self, limit: int) -> Response:
         """See :class:`multi_attempt.dialogue.Stream`."""
-        answer = await self._client.chat.completions.create(
-            model=self._model,
-            messages=self._messages,
-            max_tokens=limit,
-            temperature=self._request.temperature,
-            top_p=1.0,
-            seed=self._request.seed(self._attempts),
-        )
-        self._attempts += 1
+        answer = await self._ask(limit)
         choice, usage = answer.choices[0], answer.usage
-        if self._prompt_length is None:
+        if self._attempts == 0 or self._prompt_length is None:
             self._prompt_length = usage.prompt_tokens
-        stop = usage.prompt_tokens + usage.completion_tokens - self._prompt_length
-        self.used = stop
-        start = stop - usage.completion_tokens
-        return Response(choice.message.content or "", (start, stop), truncated=choice.finish_reason == "length")
+        self._attempts += 1
+        start = usage.prompt_tokens - self._prompt_length
+        self.used = start + usage.completion_tokens
+        return Response(choice.message.content or "", (start, self.used), choice.finish_reason == "length")
 
-    async def tell(self, answered: list[Message], messages: list[Message], room: int) -> bool:
-        """See :class:`multi_attempt.dialogue.Stream`. The feedback's tokens are known with the next answer only."""
-        if self.used >= room:
+    async def _ask(self, limit: int) -> Any:
+        from openai import BadRequestError, UnprocessableEntityError
+
+        # Without a tokenizer the limit may go beyond the context. vLLM takes it for what is left there
+        # (serve/utils/api_utils.py, line 169); SGLang refuses it, and fills the context where none is named.
+        context = self._partner.context
+        beyond = context is not None and self.used + limit >= context
+        limited = {} if beyond and self._partner.owner == _SGLANG else {"max_tokens": limit}
+        try:
+            return await self._client.chat.completions.create(
+                model=self._partner.model,
+                messages=self._messages,
+                temperature=self._request.temperature,
+                seed=self._request.seed(self._attempts),
+                **_NEUTRAL,
+                **limited,
+                extra_body=dict(self._extra),
+            )
+        except (BadRequestError, UnprocessableEntityError) as error:
+            refused = [name for name in self._extra if name in str(error)]
+            if not refused:
+                raise
+            raise EngineLost(
+                f"the server takes no {', '.join(refused)}: {error}; --plain-messages sends only what OpenAI's own "
+                "protocol has, and leaves the rest to the server's defaults"
+            ) from error
+
+    async def tell(self, messages: list[Message], room: int) -> bool:
+        """See :class:`multi_attempt.dialogue.Stream`. Without a tokenizer the feedback's tokens are not known yet."""
+        told = len(self._vocabulary.chat.after_attempt(messages, None)) if self._vocabulary else 0
+        context_room = self.context_room
+        if self.used + told >= (room if context_room is None else min(room, context_room)):
             return False
         self._messages = messages
+        self.used += told
         return True
 
 

@@ -9,21 +9,30 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from multi_attempt.config import TaskSettings
-from multi_attempt.dialogue import Stream, play
+from multi_attempt.config import GraderSettings
+from multi_attempt.dialogue import play
 from multi_attempt.episode import Episode, StopReason
-from multi_attempt.evaluation.engines import Engine, EngineLost, Request, Vocabulary, weights_digest
+from multi_attempt.evaluation.engines import (
+    Engine,
+    EngineLost,
+    MakeStream,
+    Partner,
+    Request,
+    weights_digest,
+)
 from multi_attempt.evaluation.figures import model_figures
 from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Rules
 from multi_attempt.evaluation.records import Place, Records, outcomes
 from multi_attempt.grading import Grader
+from multi_attempt.model_settings import DialogueSettings
+from multi_attempt.turns import TemplateError, template_problems
 
 _logger = logging.getLogger(__name__)
 
@@ -60,33 +69,25 @@ class Settings:
     """What an evaluation depends on beside models and questions.
 
     Attributes:
-        task: prompts, limits and grader, as in training.
+        dialogue: what the models are asked with, as in training.
         protocols: which to run, see :data:`multi_attempt.evaluation.protocols.PROTOCOLS`.
         attempts: the greatest number of attempts, K.
         samples: dialogues of a kind for each question, and fresh samples, of which there are at least K.
-        temperature: of dialogues; 0 is greedy.
         seed: of sampling.
-        max_prompt_length: tokens of the first prompt.
-        max_response_length: tokens of all attempts and the feedback between them.
         concurrency: episodes under way at once.
     """
 
-    task: TaskSettings
+    dialogue: DialogueSettings
     protocols: tuple[str, ...] = ("oracle",)
     attempts: int = 5
     samples: int = 1
-    temperature: float = 0.0
     seed: int = 0
-    max_prompt_length: int = 1024
-    max_response_length: int = 3000
     concurrency: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("attempts", "samples", "max_prompt_length", "max_response_length", "concurrency"):
+        for name in ("attempts", "samples", "concurrency"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} = {getattr(self, name)} must be at least 1")
-        if self.temperature < 0:
-            raise ValueError(f"--temperature = {self.temperature} must be 0 (greedy) or more")
         unknown = [name for name in self.protocols if name not in PROTOCOLS]
         if unknown or not self.protocols:
             raise ValueError(f"--protocols: unknown {', '.join(unknown)}; there are {', '.join(PROTOCOLS)}, and all")
@@ -96,11 +97,16 @@ class Settings:
                 f"--samples = {self.samples} with --temperature = 0: greedy dialogues ({', '.join(dialogues)}) are all "
                 "the same; set a temperature above 0"
             )
-        if "blind" in self.protocols and not self.task.prompt_set.neutral:
+        if "blind" in self.protocols and not self.dialogue.prompts.neutral:
             raise ValueError(
-                f"--prompts = {self.task.prompts!r} cannot be used with the protocol blind: it has no field 'neutral', "
-                "which words what follows an attempt on which nothing is said"
+                f"--prompts = {self.dialogue.prompts.name!r} cannot be used with the protocol blind: it has no field "
+                "'neutral', which words what follows an attempt on which nothing is said"
             )
+
+    @property
+    def temperature(self) -> float:
+        """Of dialogues; 0 is greedy."""
+        return self.dialogue.temperature
 
     @property
     def sampling_temperature(self) -> float:
@@ -118,15 +124,10 @@ class Settings:
     def fingerprint(self, questions: Sequence[Question]) -> dict[str, Any]:
         """What the episodes depend on; the protocols, K and the number of samples may change, and episodes are kept."""
         asked = json.dumps([asdict(question) for question in questions])
-        task = self.task
         return {
             "questions": hashlib.sha256(asked.encode()).hexdigest(),
-            "prompts": asdict(task.prompt_set),
-            "repeat_question": task.repeat_question,
-            "max_tokens_per_attempt": task.max_tokens_per_attempt,
-            "grader": asdict(task.grader.policies),
-            **{name: getattr(self, name) for name in ("temperature", "seed", "max_prompt_length")},
-            "max_response_length": self.max_response_length,
+            **self.dialogue.to_dict(),
+            "seed": self.seed,
         }
 
 
@@ -146,48 +147,95 @@ def evaluate(
         What ``eval.json`` holds.
 
     Raises:
-        ValueError: a question's prompt is too long, or the folder belongs to another evaluation.
+        ValueError: a question cannot be asked (its prompt fills the context, it spells special tokens), the chat
+            template cannot show the dialogues, or the folder belongs to another evaluation.
         EngineLost: the engine gave up; the episodes so far are kept.
     """
     digests = {
         model.name: weights_digest(Path(model.path)) if Path(model.path).is_dir() else model.path for model in models
     }
-    with Records(output, settings.fingerprint(questions), digests) as records:
-        grader = settings.task.grader.make()
+    partners = {model: engine.prepare(model.path, settings.dialogue) for model in models}
+    contexts = {model.name: partner.context for model, partner in partners.items()}
+    partners = {model: _with_room(model, partner, questions, settings) for model, partner in partners.items()}
+    with Records(output, settings.fingerprint(questions), digests, contexts) as records:
+        grader = GraderSettings(policies=settings.dialogue.policies).make()
         try:
-            rules = Rules(
-                settings.attempts,
-                settings.samples,
-                settings.max_response_length,
-                lambda one, other: grader.grade(one, other).correct,
-            )
-            vocabularies = {model: engine.vocabulary(model.path) for model in models}
-            for vocabulary in vocabularies.values():
-                _check_prompts(vocabulary, questions, settings)
-            for model, vocabulary in vocabularies.items():
-                asyncio.run(_Evaluation(model, questions, settings, rules, records, grader).run(engine, vocabulary))
-            figures = _figures(vocabularies, questions, settings, rules, records)
+            rules = Rules(settings.attempts, settings.samples, lambda one, other: grader.grade(one, other).correct)
+            for model, partner in partners.items():
+                evaluation = _Evaluation(model, partner, questions, settings, rules, records, grader)
+                asyncio.run(evaluation.run(engine))
+            figures = _figures(partners, questions, settings, rules, records)
         finally:
             grader.close()
         records.write_figures(figures)
     return figures
 
 
-def _check_prompts(vocabulary: Vocabulary | None, questions: Sequence[Question], settings: Settings) -> None:
-    if vocabulary is None:
-        return
-    for question in questions:
-        length = len(vocabulary.opening(_episode(question, settings, settings.attempts).messages))
-        if length > settings.max_prompt_length:
-            raise ValueError(
-                f"--max-prompt-length = {settings.max_prompt_length}: the prompt of question {question.id!r} of "
-                f"{question.benchmark} has {length} tokens; raise it"
-            )
+# ---- Before anything starts ----
+
+
+def _with_room(model: Model, partner: Partner, questions: Sequence[Question], settings: Settings) -> Partner:
+    """The model with as much of its context as the questions can use, if all of them can be asked.
+
+    Raises:
+        ValueError: one cannot; the message names it.
+    """
+    limit = settings.dialogue.max_response_length
+    if partner.context is None and limit is None:
+        raise ValueError(
+            f"--model = {model.path!r}: nobody says how long its context is, nor so how many tokens a dialogue may "
+            "have: say it (--max-response-length N), or name the tokenizer's folder (--tokenizer PATH)"
+        )
+    if partner.vocabulary is None:
+        return partner
+    _check_template(model, partner, questions, settings)
+    longest = max(_prompt_length(model, partner, question, settings) for question in questions)
+    lengths = (partner.context, None if limit is None else longest + limit)
+    return replace(partner, context=min(length for length in lengths if length is not None))
+
+
+def _check_template(model: Model, partner: Partner, questions: Sequence[Question], settings: Settings) -> None:
+    assert partner.vocabulary is not None
+    chat, dialogue = partner.vocabulary.chat, settings.dialogue
+    longest = max((question.text for question in questions), key=len)
+    problems = template_problems(chat, dialogue.prompts, longest, settings.attempts, dialogue.repeat_question)
+    if problems:
+        raise ValueError(
+            f"--model = {model.path!r}: {'; '.join(problems)}. The flags for these settings of training are --prompts, "
+            "--feedback-role and --chat-template"
+        )
+
+
+def _prompt_length(model: Model, partner: Partner, question: Question, settings: Settings) -> int:
+    """Tokens of a question's longest prompt."""
+    assert partner.vocabulary is not None
+    chat, name = partner.vocabulary.chat, f"question {question.id!r} of {question.benchmark}"
+    if marks := chat.marks_in(question.text):
+        raise ValueError(
+            f"{name} holds {', '.join(map(repr, marks))}, which the tokenizer of {model.path!r} takes for a special "
+            "token, so that it would open or close turns of its own; write it otherwise, or leave the question out"
+        )
+    # Prompts differ in the number of attempts only, which is longest where it is greatest, or has words for 1.
+    prompts = [_episode(question, settings, attempts).messages for attempts in {1, settings.attempts}]
+    try:
+        length = max(len(chat.opening(messages)) for messages in prompts)
+    except TemplateError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if partner.context is not None and length >= partner.context:
+        raise ValueError(
+            f"{name}: its prompt has {length} tokens, and the context of {model.path!r} {partner.context}, which "
+            "leaves none for an attempt; leave the question out, or give the model a longer context, if it can have "
+            "one (--engine max_model_len=N, or the server's own setting)"
+        )
+    return length
 
 
 def _episode(question: Question, settings: Settings, attempts: int, *, blind: bool = False) -> Episode:
-    task = settings.task
-    return Episode(question.text, attempts, task.prompt_set, task.repeat_question, blind=blind)
+    dialogue = settings.dialogue
+    return Episode(question.text, attempts, dialogue.prompts, dialogue.repeat_question, blind=blind)
+
+
+# ---- The episodes ----
 
 
 @dataclass
@@ -195,6 +243,7 @@ class _Evaluation:
     """The evaluation of one model."""
 
     model: Model
+    partner: Partner
     questions: Sequence[Question]
     settings: Settings
     rules: Rules
@@ -202,7 +251,7 @@ class _Evaluation:
     grader: Grader
     failures_in_a_row: int = 0
 
-    async def run(self, engine: Engine, vocabulary: Vocabulary | None) -> None:
+    async def run(self, engine: Engine) -> None:
         """Play what has not been played, or has failed."""
         kinds = self.settings.kinds(self.rules)
         places = [
@@ -213,17 +262,16 @@ class _Evaluation:
         ]
         if not places:
             return
-        room = self.settings.max_prompt_length + self.settings.max_response_length
         self.grader.warm_up()
         total = len(kinds) * len(self.questions)
-        async with engine.open(self.model.path, vocabulary, room) as make_stream:
+        async with engine.open(self.partner) as make_stream:
             with tqdm(
                 total=total, initial=total - len(places), desc=f"Evaluating {self.model.name}", unit="episode"
             ) as bar:
                 await self._play_all(iter(places), make_stream, bar)
 
     async def _play_all(
-        self, places: Iterator[tuple[Question, Place]], make_stream: Callable[[Request], Stream], bar: tqdm[Any]
+        self, places: Iterator[tuple[Question, Place]], make_stream: MakeStream, bar: tqdm[Any]
     ) -> None:
         async def work() -> None:
             for question, place in places:
@@ -238,19 +286,21 @@ class _Evaluation:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _play(self, question: Question, place: Place, make_stream: Callable[[Request], Stream]) -> None:
+    async def _play(self, question: Question, place: Place, make_stream: MakeStream) -> None:
         settings, kind = self.settings, place.kind
         episode = _episode(question, settings, kind.budget, blind=kind.protocol == "blind")
         key = f"{settings.seed} {question.benchmark} {question.id} {' '.join(map(str, kind))}"
         stream = make_stream(Request(settings.temperature_of(kind), key))
+        room = settings.dialogue.max_response_length or self.partner.context
+        assert room is not None
         try:
             await play(
                 episode,
                 question.gold,
                 stream,
                 self.grader.grade_async,
-                room=settings.max_response_length,
-                max_tokens_per_attempt=settings.task.max_tokens_per_attempt,
+                room=room,
+                max_tokens_per_attempt=settings.dialogue.max_tokens_per_attempt,
             )
             self.failures_in_a_row = 0
         except EngineLost:
@@ -258,7 +308,8 @@ class _Evaluation:
         except Exception as error:
             _logger.warning("Question %s of %s failed: %r", question.id, question.benchmark, error)
             episode.finish(StopReason.ABORTED, error=f"{type(error).__name__}: {error}")
-        self.records.add(place, _row(question, episode))
+        known = stream.context_room  # not before the first answer, where only the server knows the prompt's tokens
+        self.records.add(place, _row(question, episode, room if known is None else min(room, known)))
         self._give_up_after_failures(episode.transcript.error)
 
     def _give_up_after_failures(self, error: str) -> None:
@@ -271,7 +322,7 @@ class _Evaluation:
             )
 
 
-def _row(question: Question, episode: Episode) -> dict[str, Any]:
+def _row(question: Question, episode: Episode, room: int) -> dict[str, Any]:
     transcript = episode.transcript
     attempts = tuple(
         Outcome(
@@ -287,6 +338,7 @@ def _row(question: Question, episode: Episode) -> dict[str, Any]:
     return {
         "question": question.text,
         "gold": question.gold,
+        "room": room,
         "stop": transcript.stop.value,
         "error": transcript.error,
         "messages": episode.messages,
@@ -295,7 +347,7 @@ def _row(question: Question, episode: Episode) -> dict[str, Any]:
 
 
 def _figures(
-    models: Mapping[Model, Vocabulary | None],
+    partners: Mapping[Model, Partner],
     questions: Sequence[Question],
     settings: Settings,
     rules: Rules,
@@ -307,7 +359,8 @@ def _figures(
         benchmarks.setdefault(question.benchmark, []).append(question.id)
     kinds = settings.kinds(rules)
     entries = []
-    for model, vocabulary in models.items():
+    for model, partner in partners.items():
+        vocabulary = partner.vocabulary
         places = {
             name: {
                 id: {kind: played[place] for kind in kinds if (place := Place(model.name, name, id, kind)) in played}
@@ -330,6 +383,7 @@ def _figures(
         "temperature": settings.temperature,
         "sampling_temperature": settings.sampling_temperature,
         "samples": settings.samples,
+        "settings": settings.dialogue.to_dict(),
         "benchmarks": [{"name": name, "questions": len(ids)} for name, ids in benchmarks.items()],
         "protocols": {name: PROTOCOLS[name].information for name in settings.protocols},
         "models": entries,

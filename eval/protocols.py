@@ -60,10 +60,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Played:
-    """An episode that was played to its end: its attempts, and whether a length limit ended it."""
+    """An episode that was played to its end.
+
+    Attributes:
+        attempts: in order.
+        truncated: whether a length limit ended it.
+        room: tokens that its attempts and the feedback between them could have.
+    """
 
     attempts: tuple[Outcome, ...]
     truncated: bool
+    room: int
 
 
 Episodes = Mapping[Kind, Played]
@@ -94,13 +101,11 @@ class Rules:
     Attributes:
         attempts: the greatest number of attempts, K.
         samples: episodes of a kind for each question (dialogues), and fresh samples, of which there are at least K.
-        room: tokens that all attempts together may have.
         same: whether two answers are the same, for the vote.
     """
 
     attempts: int
     samples: int
-    room: int
     same: Same
 
     @property
@@ -195,13 +200,11 @@ def _majority(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
 def _within_budget(episodes: Episodes, attempts: int, rules: Rules) -> list[Outcome] | None:
     """The fresh samples, each as if cut after 1/k of the tokens that one dialogue may have; None if one failed.
 
-    A sample that is longer has no answer then, so that k of them never take more than a dialogue of k attempts may.
+    A sample that is longer has no answer then, so that k of them never take more than a dialogue of k attempts may,
+    which is what the question's own prompt leaves of the context, or the length that was asked for.
     """
     played = _found(episodes, _fresh(rules))
-    if played is None:
-        return None
-    limit = rules.room // attempts
-    return [_cut(episode.attempts[0], limit) for episode in played]
+    return None if played is None else [_cut(episode.attempts[0], episode.room // attempts) for episode in played]
 
 
 def _cut(sample: Outcome, limit: int) -> Outcome:

@@ -41,13 +41,20 @@ class Records:
         folder: made if it is not there.
         settings: what all episodes depend on.
         models: for each model what tells its weights from others.
+        contexts: for each model the tokens that prompt and response can have, if they are known.
 
     Raises:
         ValueError: the folder's episodes were made with other settings, or of other weights under the same name, or
             another process writes to it.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], models: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        models: Mapping[str, str],
+        contexts: Mapping[str, int | None],
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._file = (folder / EPISODES_FILE).open("a+b")
@@ -57,7 +64,7 @@ class Records:
             self._file.close()
             raise ValueError(f"--output = {str(folder)!r}: another evaluation is writing there") from error
         try:
-            self._check(json.loads(json.dumps({**settings, "models": dict(models)})))
+            self._check(json.loads(json.dumps(settings)), models, contexts)
             self.played = self._read()
         except ValueError:
             self._file.close()
@@ -86,22 +93,31 @@ class Records:
         """Write ``eval.json``."""
         return _write(self.folder / EVALUATION_FILE, figures)
 
-    def _check(self, settings: dict[str, Any]) -> None:
+    def _check(self, settings: dict[str, Any], models: Mapping[str, str], contexts: Mapping[str, int | None]) -> None:
         path = self.folder / SETTINGS_FILE
-        known = json.loads(path.read_text()) if path.is_file() else {"models": {}}
+        known = json.loads(path.read_text()) if path.is_file() else {**settings, "models": {}, "contexts": {}}
+        anew = "name another folder, or --restart to begin anew there"
         for name, value in settings.items():
-            if name != "models" and known.get(name, value) != value:
+            if known.get(name) != value:
                 raise ValueError(
-                    f"--output = {str(self.folder)!r} was made with {name} = {known[name]!r}, not {value!r}; "
-                    "name another folder, or --restart to begin anew there"
+                    f"--output = {str(self.folder)!r} was made with {name} = {known.get(name)!r}, not {value!r}; {anew}"
                 )
-        for name, digest in settings["models"].items():
+        for name, digest in models.items():
             if known["models"].get(name, digest) != digest:
                 raise ValueError(
                     f"--output = {str(self.folder)!r} holds episodes of a model called {name!r} with other weights; "
                     "name another folder or call it otherwise (--model NAME=PATH), or --restart to begin anew there"
                 )
-        _write(path, {**settings, "models": {**known["models"], **settings["models"]}})
+        for name, context in contexts.items():
+            if known["contexts"].get(name, context) != context:
+                raise ValueError(
+                    f"--output = {str(self.folder)!r} holds episodes of {name!r} with a context of "
+                    f"{known['contexts'][name]} tokens, not {context}; {anew}"
+                )
+        _write(
+            path,
+            {**settings, "models": {**known["models"], **models}, "contexts": {**known["contexts"], **contexts}},
+        )
 
     def _read(self) -> dict[Place, Played]:
         """The episodes so far; a line that a killed run left half-written is cut off."""
@@ -133,7 +149,7 @@ def _note(played: dict[Place, Played], place: Place, row: Mapping[str, Any]) -> 
         played.pop(place, None)
     else:
         attempts = tuple(Outcome(**attempt) for attempt in row["attempts"])
-        played[place] = Played(attempts, truncated=row["stop"] == "truncated")
+        played[place] = Played(attempts, truncated=row["stop"] == "truncated", room=row["room"])
 
 
 def _write(path: Path, content: Any) -> Path:

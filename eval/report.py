@@ -129,7 +129,7 @@ def _page(
         alternatives=_ALTERNATIVES,
         evaluation=evaluation,
         protocol=main_protocol(evaluation) if evaluation else "",
-        temperatures=comparison.temperatures,
+        conditions=comparison.conditions,
         colours=dict(zip(models, dialogues["colours"], strict=True)),
         sections=tables,
         steps=sorted(rows[place]["step"] for _, rows in trained for place in (0, -1)),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from multi_attempt.model_settings import DialogueSettings
+
 METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "eval.json"
 EPISODES_FILE = "episodes.jsonl"
@@ -151,6 +153,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     for name in ("temperature", "sampling_temperature"):
         root[name].get(float)
     root["samples"].get(int)
+    if "settings" in root.value:
+        _check_settings(root["settings"])
     for benchmark in root["benchmarks"]:
         benchmark["questions"].get(int)
     benchmarks = _names(root["benchmarks"])
@@ -260,6 +264,13 @@ def _names(records: _Node) -> list[str]:
     if not names or len(set(names)) < len(names):
         raise records.error("one or more, of different names")
     return names
+
+
+def _check_settings(settings: _Node) -> None:
+    try:
+        DialogueSettings.from_dict(settings.value)
+    except ValueError as error:
+        raise settings.error(f"what a model was asked with ({error})") from error
 
 
 def _check_model(model: _Node, protocols: list[str], benchmarks: list[str], count: int) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from scripted import Script, ScriptedEngine, ask, box, settings
 
-from multi_attempt.config import load_settings
 from multi_attempt.evaluation.engines import EngineLost, Request
 from multi_attempt.evaluation.evaluate import Model, Settings, evaluate
 from multi_attempt.evaluation.protocols import PROTOCOLS
 from multi_attempt.evaluation.statistics import MACRO, WEIGHTED
+from multi_attempt.model_settings import DialogueSettings
+from multi_attempt.prompts import load_prompt_set
 
 MODEL = Model("model", "served")
 
@@ -289,8 +290,8 @@ def test_two_evaluations_do_not_write_into_one_folder(tmp_path: Path) -> None:
         (("orakel",), {}, "unknown orakel; there are oracle, single-run"),
         (("oracle",), {"attempts": 0}, "--attempts = 0 must be at least 1"),
         (("oracle",), {"samples": 4}, "--samples = 4 with --temperature = 0: greedy dialogues"),
-        (("oracle",), {"temperature": -1.0}, "--temperature = -1.0"),
-        (("oracle",), {"max_response_length": 0}, "--max-response-length = 0"),
+        (("oracle",), {"temperature": -1.0}, "temperature = -1.0 must be 0"),
+        (("oracle",), {"max_response_length": 0}, "max_response_length = 0 must be at least 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
@@ -303,7 +304,7 @@ def test_settings_that_make_no_sense_are_refused(
 def test_blind_needs_words_for_it(tmp_path: Path) -> None:
     prompts = tmp_path / "mine.yaml"
     prompts.write_text("system: ''\nuser: $question\nfeedback: Wrong.\nfeedback_with_question: Wrong. $question\n")
-    task = load_settings({"prompts": str(prompts)})
+    dialogue = DialogueSettings(load_prompt_set(str(prompts)))
     with pytest.raises(ValueError, match="no field 'neutral'"):
-        Settings(task, ("blind",))
-    Settings(task, ("oracle",))
+        Settings(dialogue, ("blind",))
+    Settings(dialogue, ("oracle",))

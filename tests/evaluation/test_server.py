@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from scripted import ask, box, settings
 from multi_attempt.evaluation.engines import EngineLost, Server
 from multi_attempt.evaluation.evaluate import Model, evaluate
 from multi_attempt.evaluation.statistics import MACRO
+from multi_attempt.prompts import load_prompt_set
 from multi_attempt.toy.tokenizer import make_tokenizer
 
 MODEL = Model("model", "served")
-END = 258
+# The toy tokenizer's <|im_end|>, by which its template closes a turn, and <|endoftext|> and <|reserved|>, of which the
+# first is an end token by the generation_config.
+END, OTHER_END, UNKNOWN_END = 258, 256, 259
 
 Fault = Callable[[BaseHTTPRequestHandler], None]
 
@@ -31,12 +34,19 @@ class FakeServer:
     Attributes:
         faults: what to do instead of an answer to the next requests.
         requests: path and body of all requests for an answer.
-        gives_ids: whether answers have token ids, as vLLM's do and SGLang's do not.
+        ends_by: the token that ends its answers, and why they ended.
+        stop_field: where answers to token ids name that token: ``token_ids`` have it, as vLLM's do if asked; else it
+            is ``stop_reason`` (vLLM, but for the tokenizer's own end of a text) or ``matched_stop`` (SGLang).
+        card: what it says of its model.
+        unknown: parameters that it refuses, as OpenAI's does.
     """
 
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    gives_ids: bool = True
+    ends_by: tuple[int, str] = (END, "stop")
+    stop_field: str = "token_ids"
+    card: dict[str, Any] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
     url: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -49,13 +59,14 @@ class FakeServer:
         else:
             later = bytes(id for id in body["prompt"] if id < 256).count(b"boxed")
             text, length = box(4 if later else 5), len(body["prompt"])
-            choice = {"text": text, **({"token_ids": [*text.encode(), END]} if self.gives_ids else {})}
+            end = self.ends_by[0]
+            choice = {"text": text, self.stop_field: [*text.encode(), end] if self.stop_field == "token_ids" else end}
         return {
             "id": "x",
             "object": "completion",
             "created": 0,
             "model": "served",
-            "choices": [{"index": 0, "finish_reason": "stop", **choice}],
+            "choices": [{"index": 0, "finish_reason": self.ends_by[1], **choice}],
             "usage": {"prompt_tokens": length, "completion_tokens": len(text) + 1, "total_tokens": 0},
         }
 
@@ -88,21 +99,23 @@ def server() -> Iterator[FakeServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._reply({"object": "list", "data": [{"id": "served", "object": "model"}]})
+            self._reply({"object": "list", "data": [{"id": "served", "object": "model", **fake.card}]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             fake.requests.append((self.path, body))
             fault = fake.next_fault()
-            if fault is None:
+            if unknown := [name for name in fake.unknown if name in body]:
+                self._reply({"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}}, 400)
+            elif fault is None:
                 self._reply(fake.answer(self.path, body))
             else:
                 self.close_connection = True
                 fault(self)
 
-        def _reply(self, content: dict[str, Any]) -> None:
+        def _reply(self, content: dict[str, Any], status: int = 200) -> None:
             data = json.dumps(content).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -126,6 +139,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tokenizer")
     make_tokenizer().save_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [END, OTHER_END]}))
     return str(folder)
 
 
@@ -151,10 +165,19 @@ def test_dialogues_go_to_the_server_as_token_ids_and_come_back_as_such(
         b"user\n2+2=? (2)\nassistant\n" + box(5).encode() + b"\nuser\nWrong. (1)\nassistant\n"
     )
     for _, body in server.requests:
-        assert body["stop_token_ids"] == [END]
+        # Those of tokenizer, template and generation_config together.
+        assert body["stop_token_ids"] == [OTHER_END, END]
         # The sampling of training, whatever the model's generation_config.json says.
         assert (body["temperature"], body["top_p"], body["top_k"], body["min_p"]) == (0, 1, -1, 0)
         assert body["repetition_penalty"] == 1
+
+
+RETRY = b"\nuser\nWrong. (1)\nassistant\n"
+
+
+def longest_prompt(server: FakeServer) -> list[int]:
+    prompts: list[list[int]] = [body["prompt"] for _, body in server.requests]
+    return max(prompts, key=len)
 
 
 def test_a_server_that_gives_text_only_gets_the_same_token_ids(
@@ -163,9 +186,41 @@ def test_a_server_that_gives_text_only_gets_the_same_token_ids(
     entry = run(Server(server.url, tokenizer), tmp_path / "ids", "2+2=?")
     with_ids = sorted(body["prompt"] for _, body in server.requests)
     server.requests.clear()
-    server.gives_ids = False
+    server.stop_field = "nowhere"  # vLLM names no token where an answer ended by the tokenizer's own end of a text
     assert run(Server(server.url, tokenizer), tmp_path / "text", "2+2=?") == entry
     assert sorted(body["prompt"] for _, body in server.requests) == with_ids
+
+
+@pytest.mark.parametrize("stop_field", ["token_ids", "stop_reason", "matched_stop"])
+@pytest.mark.parametrize("end", [OTHER_END, UNKNOWN_END], ids=["of generation_config", "of the server alone"])
+def test_an_attempt_that_ends_by_another_end_token_is_not_cut_and_its_turn_is_closed(
+    server: FakeServer, tokenizer: str, tmp_path: Path, stop_field: str, end: int
+) -> None:
+    server.stop_field, server.ends_by = stop_field, (end, "stop")
+    entry = run(Server(server.url, tokenizer), tmp_path, "2+2=?")
+    assert accuracy(entry) == [0, 1]
+    retry = longest_prompt(server)
+    at = retry.index(end)
+    # The token as it came, then the template's own, whole.
+    assert retry[at + 1] == END
+    assert bytes(id for id in retry[at + 2 :] if id < 256) == RETRY
+
+
+def test_an_attempt_that_the_server_says_was_cut_is_cut_whatever_its_last_token(
+    server: FakeServer, tokenizer: str, tmp_path: Path
+) -> None:
+    server.ends_by = (END, "length")
+    entry = run(Server(server.url, tokenizer), tmp_path, "2+2=?")
+    assert entry["results"]["oracle"][MACRO]["measures"]["truncation_rate"] == [1, 1]
+    assert entry["failed"] == 0
+
+
+def test_an_attempt_that_the_server_aborted_is_a_failed_episode(
+    server: FakeServer, tokenizer: str, tmp_path: Path
+) -> None:
+    server.ends_by = (END, "abort")
+    assert run(Server(server.url, tokenizer), tmp_path, "2+2=?", attempts=1)["failed"] == 1
+    assert "ended an attempt by 'abort'" in (tmp_path / "episodes.jsonl").read_text()
 
 
 def test_messages_for_servers_that_take_no_token_ids(server: FakeServer, tmp_path: Path) -> None:
@@ -182,6 +237,152 @@ def test_messages_for_servers_that_take_no_token_ids(server: FakeServer, tmp_pat
     assert entry["results"]["oracle"][MACRO]["measures"]["tokens_used"] == [10, 20]
     left = sorted(body["max_tokens"] for _, body in server.requests)
     assert left == [1000 - 10, 1000, 1000]
+    for _, body in server.requests:
+        # Of the model alone, whatever the server has for defaults. No tokenizer says which tokens end an attempt.
+        assert {name: body[name] for name in NEUTRAL} == NEUTRAL
+        assert "stop_token_ids" not in body
+
+
+NEUTRAL = {
+    **{"temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    **{"presence_penalty": 0.0, "frequency_penalty": 0.0},
+}
+
+
+def test_messages_have_end_tokens_and_arguments_of_the_template_where_they_are_known(
+    server: FakeServer, tokenizer: str, tmp_path: Path
+) -> None:
+    engine = Server(server.url, tokenizer, messages=True)
+    run(engine, tmp_path, "2+2=?", template_kwargs={"enable_thinking": False})
+    for _, body in server.requests:
+        assert body["stop_token_ids"] == [OTHER_END, END]
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_a_server_that_refuses_a_parameter_ends_the_run_and_plain_messages_send_none(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.unknown = ("top_k", "min_p", "repetition_penalty")
+    with pytest.raises(EngineLost, match=r"the server takes no top_k: .*; --plain-messages sends only what OpenAI's"):
+        run(Server(server.url, messages=True), tmp_path / "all", "2+2=?")
+    server.requests.clear()
+    assert accuracy(run(Server(server.url, messages=True, plain=True), tmp_path / "plain", "2+2=?")) == [0, 1]
+    for _, body in server.requests:
+        assert body["presence_penalty"] == body["frequency_penalty"] == 0
+
+
+# ---- Room ----
+
+
+def test_the_response_may_have_what_the_context_leaves(server: FakeServer, tokenizer: str, tmp_path: Path) -> None:
+    server.card = {"max_model_len": 200, "owned_by": "vllm"}
+    run(Server(server.url, tokenizer), tmp_path / "default", "2+2=?", max_response_length=None)
+    assert {len(body["prompt"]) + body["max_tokens"] for _, body in server.requests} == {200}
+    server.requests.clear()
+    # A number that the context does not hold is no reason to refuse a question that it does hold.
+    run(Server(server.url, tokenizer), tmp_path / "number", "2+2=?", max_response_length=1000)
+    assert {len(body["prompt"]) + body["max_tokens"] for _, body in server.requests} == {200}
+    server.requests.clear()
+    # SGLang takes no prompt that comes too near the end of its context.
+    server.card = {"max_model_len": 200, "owned_by": "sglang"}
+    run(Server(server.url, tokenizer), tmp_path / "sglang", "2+2=?", max_response_length=None)
+    assert {len(body["prompt"]) + body["max_tokens"] for _, body in server.requests} == {193}
+
+
+def test_a_server_that_does_not_say_its_context_has_that_of_the_config(
+    server: FakeServer, tokenizer: str, tmp_path: Path
+) -> None:
+    run(Server(server.url, tokenizer), tmp_path, "2+2=?", max_response_length=None)
+    assert {len(body["prompt"]) + body["max_tokens"] for _, body in server.requests} == {32768}  # Qwen2Config's
+
+
+def test_an_episode_that_runs_out_of_the_context_is_truncated_and_counts(
+    server: FakeServer, tokenizer: str, tmp_path: Path
+) -> None:
+    server.card = {"max_model_len": 60}  # a prompt of 28 tokens, an attempt of 10, and feedback of 31
+    entry = run(Server(server.url, tokenizer), tmp_path, "2+2=?", max_response_length=None)
+    assert entry["failed"] == 0
+    assert accuracy(entry) == [0, 0]
+    assert entry["results"]["oracle"][MACRO]["measures"]["truncation_rate"] == [0, 1]
+
+
+def test_a_question_that_the_context_does_not_hold_is_named_before_anything_is_asked(
+    server: FakeServer, tokenizer: str, tmp_path: Path
+) -> None:
+    server.card = {"max_model_len": 50}
+    message = r"question 'x{30}' of sums: its prompt has 53 tokens, and the context of 'served' 50.*max_model_len"
+    with pytest.raises(ValueError, match=message):
+        run(Server(server.url, tokenizer), tmp_path, "2+2=?", "x" * 30)
+    assert not server.requests
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_messages_to_a_server_that_does_not_say_its_context_need_a_length(server: FakeServer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nobody says how long its context is.*--max-response-length N"):
+        run(Server(server.url, messages=True), tmp_path, "2+2=?", max_response_length=None)
+
+
+def test_messages_leave_what_only_the_context_bounds_to_the_server(server: FakeServer, tmp_path: Path) -> None:
+    engine = Server(server.url, messages=True)
+    server.card = {"max_model_len": 200, "owned_by": "sglang"}
+    run(engine, tmp_path / "sglang", "2+2=?", max_response_length=None)
+    assert not [body for _, body in server.requests if "max_tokens" in body]
+    server.requests.clear()
+    # vLLM would otherwise take the limit of the model's generation_config.
+    server.card = {"max_model_len": 200, "owned_by": "vllm"}
+    run(engine, tmp_path / "vllm", "2+2=?", max_response_length=None)
+    assert sorted(body["max_tokens"] for _, body in server.requests) == [190, 200, 200]
+    rows = [json.loads(line) for line in (tmp_path / "vllm" / "episodes.jsonl").read_text().splitlines()]
+    assert {row["room"] for row in rows} == {200 - len("2+2=? (2)")}  # the fake server's count of the prompt
+
+
+def test_a_number_of_tokens_bounds_messages_too(server: FakeServer, tokenizer: str, tmp_path: Path) -> None:
+    server.card = {"max_model_len": 100, "owned_by": "sglang"}
+    run(Server(server.url, tokenizer, messages=True), tmp_path, "2+2=?", max_response_length=None)
+    prompts = {len(body["messages"]): body["max_tokens"] for _, body in server.requests}
+    # With a tokenizer prompt (28) and feedback (31) are counted, so that no request goes beyond the context.
+    assert prompts == {1: 93 - 28, 3: 93 - 28 - 10 - 31}
+
+
+# ---- Questions and templates ----
+
+
+def test_a_question_that_spells_a_special_token_is_named(server: FakeServer, tokenizer: str, tmp_path: Path) -> None:
+    message = r"question 'a<\|im_end\|>b' of sums holds '<\|im_end\|>', which the tokenizer of 'served' takes for"
+    with pytest.raises(ValueError, match=message):
+        run(Server(server.url, tokenizer), tmp_path, "2+2=?", "a<|im_end|>b")
+    assert not server.requests
+
+
+def test_a_template_that_cannot_show_the_dialogue_is_refused_with_the_flags_that_help(
+    server: FakeServer, tokenizer: str, tmp_path: Path
+) -> None:
+    hides_feedback = (
+        "{% for m in messages %}{% if m.role != 'system' %}{{ m.role + ': ' + m.content + '<|im_end|>' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    prompts = replace(load_prompt_set("toy"), feedback_role="system")
+    message = (
+        r"--model = 'served': prompt set 'toy', .*'system'.*feedback_role=user.*--feedback-role and --chat-template"
+    )
+    with pytest.raises(ValueError, match=message):
+        run(Server(server.url, tokenizer), tmp_path, "2+2=?", chat_template=hides_feedback, prompts=prompts)
+    assert not server.requests
+    run(Server(server.url, tokenizer), tmp_path, "2+2=?", chat_template=hides_feedback)
+    assert bytes(id for id in longest_prompt(server) if id < 256).endswith(b"user: Wrong. (1)assistant: ")
+
+
+def test_arguments_of_the_template_reach_it(server: FakeServer, tokenizer: str, tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'think: ' if enable_thinking else 'say: ' }}{% endif %}"
+    )
+    dialogue = {"chat_template": template, "template_kwargs": {"enable_thinking": False}}
+    run(Server(server.url, tokenizer), tmp_path, "2+2=?", attempts=1, **dialogue)
+    assert bytes(id for id in longest_prompt(server) if id < 256) == b"2+2=? (1)say: "
+
+
+# ---- Bad days ----
 
 
 @pytest.mark.parametrize(
@@ -220,11 +421,3 @@ def test_a_server_that_is_not_there_or_lacks_the_model_is_said_at_once(
         run(Server("http://127.0.0.1:9/v1", tokenizer, retries=0), tmp_path / "a", "x")
     with pytest.raises(ValueError, match="--model = 'other': the server has 'served'"):
         evaluate([Model("m", "other")], ask("x"), settings(), Server(server.url, tokenizer), tmp_path / "b")
-
-
-def test_a_prompt_that_is_too_long_is_named_before_anything_is_asked(
-    server: FakeServer, tokenizer: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="--max-prompt-length = 30: the prompt of question 'xxxxxxxxxx"):
-        run(Server(server.url, tokenizer), tmp_path, "2+2=?", "x" * 20, max_prompt_length=30)
-    assert not server.requests

@@ -1,0 +1,184 @@
+"""What a model's dialogues depend on: one object for training and evaluation.
+
+Training writes it beside a model that it saves, and evaluation asks the model as it was trained:
+
+    write(Path("checkpoints/global_step_8/actor/huggingface"), from_config(config))
+    settings = read(Path("checkpoints/best"))           # None where the folder has none
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+
+from multi_attempt.config import load_settings
+from multi_attempt.grading import Policies
+from multi_attempt.prompts import PromptSet
+
+FILE = "multi_attempt.json"
+"""The name of the file, in a model's folder or in that of its checkpoint."""
+
+# verl's folder of a checkpoint, in which a model's folder may lie (global_step_8/actor/huggingface).
+_CHECKPOINT = re.compile(r"global_step_\d+")
+
+_Settings = TypeVar("_Settings")
+
+
+@dataclass(frozen=True)
+class DialogueSettings:
+    """What a model's dialogues depend on.
+
+    Attributes:
+        prompts: the wording itself, so that no file of it is needed later.
+        repeat_question: whether feedback shows the question again.
+        max_tokens_per_attempt: tokens that one attempt may have; None for all that are left.
+        max_response_length: tokens of all attempts and the feedback between them; None for what the context leaves.
+        temperature: of validation and evaluation; 0 is greedy.
+        policies: what counts as equal where that is a judgement.
+        template_kwargs: further arguments of the chat template (``data.apply_chat_template_kwargs``).
+        chat_template: the template's text, if it is not the tokenizer's own.
+
+    Raises:
+        ValueError: a number is out of range; the message names it.
+    """
+
+    prompts: PromptSet
+    repeat_question: bool = False
+    max_tokens_per_attempt: int | None = None
+    max_response_length: int | None = None
+    temperature: float = 0.0
+    policies: Policies = field(default_factory=Policies)
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens_per_attempt", "max_response_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1, or none")
+        if self.temperature < 0:
+            raise ValueError(f"temperature = {self.temperature} must be 0 (greedy) or more")
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """All arguments of the chat template that are the model's own."""
+        own = {} if self.chat_template is None else {"chat_template": self.chat_template}
+        return {**self.template_kwargs, **own}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Any) -> DialogueSettings:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: a field is missing, unknown, of another type, or out of range; the message names it.
+        """
+        settings = dict(_checked(cls, content, ""))
+        for name, kind in (("prompts", PromptSet), ("policies", Policies)):
+            if name in settings:
+                settings[name] = _made(kind, settings[name], f"{name}.")
+        return _made(cls, settings, "")
+
+
+def from_config(config: DictConfig) -> DialogueSettings:
+    """The settings of a training run, its validation's where they differ.
+
+    Raises:
+        ValueError: ``config.multi_attempt`` is missing or wrong.
+    """
+    task = load_settings(config.get("multi_attempt"))
+    actor = config.actor_rollout_ref
+    # Resolved while the node still knows the config that its interpolations refer to.
+    arguments: Any = config.data.get("apply_chat_template_kwargs") or OmegaConf.create({})
+    return DialogueSettings(
+        prompts=task.prompt_set,
+        repeat_question=task.repeat_question,
+        max_tokens_per_attempt=task.max_tokens_per_attempt,
+        max_response_length=config.data.max_response_length,
+        temperature=actor.rollout.val_kwargs.temperature,
+        policies=task.grader.policies,
+        template_kwargs=OmegaConf.to_container(arguments, resolve=True),  # type: ignore[arg-type]
+        chat_template=actor.model.get("custom_chat_template"),
+    )
+
+
+# ---- The file beside a model ----
+
+
+def write(folder: Path, settings: DialogueSettings) -> Path:
+    """Write the settings into a model's or a checkpoint's folder."""
+    path = folder / FILE
+    unfinished = path.with_name(f"{FILE}.unfinished")
+    unfinished.write_text(json.dumps(settings.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def read(folder: Path) -> DialogueSettings | None:
+    """The settings that a model was trained with; None where its folder, and the checkpoint that it lies in, have none.
+
+    Raises:
+        ValueError: the file is not as :func:`write` leaves it; the message names it and the field.
+    """
+    path = find(folder)
+    if path is None:
+        return None
+    try:
+        return DialogueSettings.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; correct it, or move it away and say the settings yourself") from error
+
+
+def find(folder: Path) -> Path | None:
+    """The settings file of a model: in its folder, or in one above it up to its checkpoint's."""
+    folder = folder.absolute()
+    checkpoint = next(
+        (number for number, above in enumerate(folder.parents, 1) if _CHECKPOINT.fullmatch(above.name)), 0
+    )
+    places = [folder, *list(folder.parents)[:checkpoint]]
+    return next((path for place in places if (path := place / FILE).is_file()), None)
+
+
+def _made(kind: type[_Settings], content: Any, place: str) -> _Settings:
+    try:
+        return content if isinstance(content, kind) else kind(**_checked(kind, content, place))
+    except TypeError as error:  # a field is missing
+        raise ValueError(f"{place.removesuffix('.') or 'the content'}: {error}") from error
+
+
+def _checked(kind: type[Any], content: Any, place: str) -> Mapping[str, Any]:
+    """The fields of a settings class, if they are its fields and of their types."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{place.removesuffix('.') or 'the content'} = {content!r:.80} is no object")
+    known = [entry.name for entry in fields(kind)]
+    hints = get_type_hints(kind)
+    for name, value in content.items():
+        if name not in known:
+            raise ValueError(f"{place}{name} is not known; the fields are {', '.join(known)}")
+        if not _is_of(value, hints[name]):
+            raise ValueError(f"{place}{name} = {value!r:.80} is of another type")
+    return content
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in kinds:
+        plain = get_origin(kind) or kind
+        # JSON writes whole floats as ints, and its bools are ints to Python; classes of ours are objects in it.
+        if plain is float and type(value) in (int, float):
+            return True
+        if type(value) is plain or (hasattr(plain, "__dataclass_fields__") and isinstance(value, Mapping | plain)):
+            return True
+    return False
