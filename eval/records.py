@@ -109,15 +109,14 @@ class Records:
                     "name another folder or call it otherwise (--model NAME=PATH), or --restart to begin anew there"
                 )
         for name, context in contexts.items():
-            if known["contexts"].get(name, context) != context:
+            before = known["contexts"].get(name, context)
+            if before != context:
                 raise ValueError(
-                    f"--output = {str(self.folder)!r} holds episodes of {name!r} with a context of "
-                    f"{known['contexts'][name]} tokens, not {context}; {anew}"
+                    f"--output = {str(self.folder)!r} holds episodes of {name!r} with a context of {before} tokens, "
+                    f"not {context}; {anew}"
                 )
-        _write(
-            path,
-            {**settings, "models": {**known["models"], **models}, "contexts": {**known["contexts"], **contexts}},
-        )
+        merged = {"models": {**known["models"], **models}, "contexts": {**known["contexts"], **contexts}}
+        _write(path, {**settings, **merged})
 
     def _read(self) -> dict[Place, Played]:
         """The episodes so far; a line that a killed run left half-written is cut off."""

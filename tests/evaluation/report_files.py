@@ -85,6 +85,7 @@ def evaluation(
     attempts: Sequence[int] = (1, 5),
     benchmarks: dict[str, int] | None = None,
     protocols: Sequence[str] = ("oracle",),
+    **changes: Any,
 ) -> dict[str, Any]:
     return {
         "attempts": list(attempts),
@@ -96,6 +97,7 @@ def evaluation(
         ],
         "protocols": {name: f"What the model is told under {name}." for name in protocols},
         "models": list(models) or [model("before", [0.401, 0.613]), model("after", [0.625, 0.93])],
+        **changes,
     }
 
 

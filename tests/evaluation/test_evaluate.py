@@ -13,6 +13,7 @@ from multi_attempt.evaluation.engines import EngineLost, Request
 from multi_attempt.evaluation.evaluate import Model, Settings, evaluate
 from multi_attempt.evaluation.protocols import PROTOCOLS
 from multi_attempt.evaluation.statistics import MACRO, WEIGHTED
+from multi_attempt.grading import Policies
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.prompts import load_prompt_set
 
@@ -131,6 +132,28 @@ def test_independent_samples_have_no_more_tokens_in_all_than_one_dialogue(tmp_pa
     assert measure(entry, "independent", "tokens_used") == [12, 20]
 
 
+def test_independent_samples_share_what_a_question_s_own_prompt_leaves_of_the_context(tmp_path: Path) -> None:
+    # 26 tokens of context leave 25 for a, of which half is 12, and 22 for dddd, of which half is 11: one too few.
+    engine = ScriptedEngine(lambda question, budget, attempt, request: f"so {box(4)}", context=26)
+    how = settings("independent", attempts=2, max_response_length=None)
+    figures = evaluate([MODEL], ask("a", "dddd"), how, engine, tmp_path)
+    assert figures["models"][0]["scores"]["independent"]["sums"] == {"a": [1, 1], "dddd": [1, 0]}
+    assert {row["id"]: row["room"] for row in episodes(tmp_path)} == {"a": 25, "dddd": 22}
+
+
+def test_a_dialogue_ends_where_the_context_does(tmp_path: Path) -> None:
+    question = "2+2=?"
+    engine = ScriptedEngine(lambda *_: box(5), context=len(question) + len(box(5)))
+    how = settings("oracle", attempts=2, max_response_length=None)
+    [entry] = evaluate([MODEL], ask(question), how, engine, tmp_path)["models"]
+    assert entry["failed"] == 0
+    assert [len(row["attempts"]) for row in episodes(tmp_path)] == [1, 1]
+    # A length that the context does not hold changes nothing.
+    again = settings("oracle", attempts=2, max_response_length=1000)
+    evaluate([MODEL], ask(question), again, engine, tmp_path / "again")
+    assert episodes(tmp_path / "again") == episodes(tmp_path)
+
+
 def test_majority_is_the_mean_vote_of_the_sets_of_k_samples(tmp_path: Path) -> None:
     # Samples 0 and 1 are right in two spellings, 2 and 3 wrong in different ways.
     answers = ["4", "4.0", "5", "6"]
@@ -218,6 +241,12 @@ def test_more_attempts_protocols_and_models_may_join_a_run(tmp_path: Path) -> No
         ({"temperature": 0.5}, "temperature = 0.0, not 0.5"),
         ({"seed": 1}, "seed = 0, not 1"),
         ({"max_response_length": 999}, "max_response_length = 1000, not 999"),
+        ({"max_tokens_per_attempt": 48}, "max_tokens_per_attempt = None, not 48"),
+        ({"repeat_question": True}, "repeat_question = False, not True"),
+        ({"prompts": load_prompt_set("toy_untold")}, "prompts = .*'toy'.*, not .*'toy_untold'"),
+        ({"policies": Policies(any_order=False)}, "policies = .*'any_order': True.*, not .*'any_order': False"),
+        ({"template_kwargs": {"enable_thinking": False}}, "template_kwargs = {}, not {'enable_thinking': False}"),
+        ({"chat_template": "{{ x }}"}, "chat_template = None, not '{{ x }}'"),
     ],
 )
 def test_episodes_made_otherwise_are_never_mixed_in(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -226,6 +255,21 @@ def test_episodes_made_otherwise_are_never_mixed_in(tmp_path: Path, changes: dic
         run(solved_at({}), tmp_path, "oracle", **changes)
     with pytest.raises(ValueError, match="questions"):
         run(solved_at({}), tmp_path, "oracle", questions=ask("a", "b"))
+
+
+def test_episodes_with_another_context_are_never_mixed_in(tmp_path: Path) -> None:
+    evaluate([MODEL], ask("a"), settings(), ScriptedEngine(solved_at({}), context=100), tmp_path)
+    with pytest.raises(ValueError, match="episodes of 'model' with a context of 100 tokens, not 200"):
+        evaluate([MODEL], ask("a"), settings(), ScriptedEngine(solved_at({}), context=200), tmp_path)
+
+
+def test_a_folder_of_an_earlier_version_is_not_added_to(tmp_path: Path) -> None:
+    run(solved_at({}), tmp_path, "oracle")
+    known = json.loads((tmp_path / "run.json").read_text())
+    del known["template_kwargs"], known["contexts"]
+    (tmp_path / "run.json").write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"template_kwargs = None, not {}; name another folder, or --restart"):
+        run(solved_at({}), tmp_path, "oracle")
 
 
 def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:

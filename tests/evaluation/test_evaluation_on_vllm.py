@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from multi_attempt.toy.settings import ToySettings
 pytestmark = pytest.mark.engine
 
 _DEADLINE_SECONDS = 600
+_END = 258  # the toy tokenizer's <|im_end|>
 _QUESTIONS = 16
 # 5 dialogues each of oracle and blind, and 5 fresh samples.
 _EPISODES = 15 * _QUESTIONS
@@ -43,14 +45,14 @@ def start(toy: Path, output: Path, *arguments: str) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "-m", "multi_attempt.cli", "eval", "--output", str(output), "--protocols", "all"),
         *("--data", str(toy / "heldout.parquet"), "--prompts", "toy", "--max-tokens-per-attempt", "48"),
-        *("--max-prompt-length", "64", "--max-response-length", "384", *arguments),
+        *("--max-response-length", "384", *arguments),
     ]
     return subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT}, start_new_session=True)
 
 
-def in_process(toy: Path, output: Path) -> subprocess.Popen[bytes]:
+def in_process(toy: Path, output: Path, *arguments: str) -> subprocess.Popen[bytes]:
     options = ("--dtype", "float32", "--engine", "enforce_eager=true", "--engine", "block_size=32")
-    return start(toy, output, "--model", f"toy={toy / 'model'}", *options)
+    return start(toy, output, "--model", f"toy={toy / 'model'}", *options, *arguments)
 
 
 def figures(output: Path) -> dict[str, Any]:
@@ -102,6 +104,36 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         except (URLError, OSError):
             time.sleep(0.5)
     pytest.fail("vllm serve did not start")
+
+
+def test_an_end_token_that_generation_config_alone_names_is_a_stop_and_not_a_cut(toy: Path, tmp_path: Path) -> None:
+    ends_at_brace = tmp_path / "toy"
+    shutil.copytree(toy, ends_at_brace)
+    # vLLM stops at these by itself. The toy's answers end on the second, just before the first.
+    ends = {"eos_token_id": [_END, ord("}")]}
+    (ends_at_brace / "model" / "generation_config.json").write_text(json.dumps(ends))
+    output = tmp_path / "run"
+    assert in_process(ends_at_brace, output, "--protocols", "single-run").wait(_DEADLINE_SECONDS) == 0
+    answered = [row for row in episodes(output).values() if row["attempts"][0]["answer"] is not None]
+    assert len(answered) > _QUESTIONS // 2
+    for row in answered:
+        assert row["messages"][1]["content"].endswith("}")
+        assert not row["attempts"][0]["truncated"]
+        assert len(row["attempts"]) > 1 or row["stop"] == "correct"
+    # Where the engine's tokens are a dialogue's, it goes on to its end.
+    assert {row["stop"] for row in answered} & {"exhausted", "correct"}
+
+
+def test_a_context_that_does_not_fit_the_memory_is_told_with_what_helps(
+    toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Half of the toy's context of 1024 tokens: 3 layers, keys and values of 2 heads of width 32, in fp32.
+    memory = ("--engine", f"kv_cache_memory_bytes={512 * 3 * 2 * 2 * 32 * 4}", "--protocols", "single-run")
+    assert in_process(toy, tmp_path / "all", *memory, "--max-response-length", "none").wait(_DEADLINE_SECONDS) == 1
+    said = capfd.readouterr().err
+    assert "Where its memory holds no 1024 tokens (max_model_len): lower the context (--engine max_model_len=N)" in said
+    # With a bound on the response the engine needs only what the prompts and that take.
+    assert in_process(toy, tmp_path / "bounded", *memory).wait(_DEADLINE_SECONDS) == 0
 
 
 def test_all_protocols_killed_half_way_and_served_come_to_the_same(toy: Path, tmp_path: Path) -> None:

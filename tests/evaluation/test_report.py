@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from multi_attempt.evaluation import report, tables
 from multi_attempt.evaluation.comparison import compare, paper_curves
 from multi_attempt.evaluation.dialogues import outcomes, page_dialogues
 from multi_attempt.evaluation.run_files import read_episodes, read_run
+from multi_attempt.model_settings import DialogueSettings
+from multi_attempt.prompts import load_prompt_set
 
 
 class Page(HTMLParser):
@@ -113,6 +116,25 @@ def test_whole_report(tmp_path: Path) -> None:
     for text in (page.text, (run / "table.md").read_text(), (run / "table.tex").read_text()):
         assert "before: questions that failed, left out and not counted as wrong: 3 of 256 in toy." in text
     assert "/private/place" not in path.read_text(encoding="utf-8")
+
+
+def test_what_the_models_were_asked_with_is_shown_and_told_apart_by_run(tmp_path: Path) -> None:
+    asked = DialogueSettings(load_prompt_set("toy"), max_response_length=384)
+    one = write_run(tmp_path / "one", content=evaluation(settings=asked.to_dict()))
+    assert "greedy decoding, prompt set toy, at most 384 tokens a dialogue." in read_page(report.write_report(one)).text
+    other = replace(asked, max_response_length=None, template_kwargs={"enable_thinking": False})
+    two = write_run(tmp_path / "two", content=evaluation(settings=other.to_dict()))
+    page = read_page(report.write_report(one, two, output=tmp_path / "both"))
+    assert (
+        "one: greedy decoding, prompt set toy, at most 384 tokens a dialogue; two: greedy decoding, prompt set toy, as "
+        "many tokens as the context holds, enable_thinking=false."
+    ) in page.text
+
+
+def test_settings_that_are_none_are_named_with_their_place(tmp_path: Path) -> None:
+    run = write_run(tmp_path, content=evaluation(settings={"prompts": "toy"}))
+    with pytest.raises(report.ReportError, match=r"eval.json: the field 'settings' is .*prompts = 'toy' is of another"):
+        report.write_report(run)
 
 
 def test_figures_of_benchmarks_and_protocols(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 from scripted import ask, box, settings
 
+from multi_attempt.cli import main
 from multi_attempt.evaluation.engines import EngineLost, Server
 from multi_attempt.evaluation.evaluate import Model, evaluate
 from multi_attempt.evaluation.statistics import MACRO
+from multi_attempt.model_settings import DialogueSettings, write
 from multi_attempt.prompts import load_prompt_set
 from multi_attempt.toy.tokenizer import make_tokenizer
 
@@ -421,3 +424,73 @@ def test_a_server_that_is_not_there_or_lacks_the_model_is_said_at_once(
         run(Server("http://127.0.0.1:9/v1", tokenizer, retries=0), tmp_path / "a", "x")
     with pytest.raises(ValueError, match="--model = 'other': the server has 'served'"):
         evaluate([Model("m", "other")], ask("x"), settings(), Server(server.url, tokenizer), tmp_path / "b")
+
+
+# ---- The command ----
+
+
+def command(server: FakeServer, folder: Path, output: Path, *arguments: str) -> int:
+    data = output.parent / "questions.jsonl"
+    row = {"prompt": [{"role": "user", "content": "2+2=?"}], "reward_model": {"ground_truth": "4"}}
+    data.write_text(json.dumps(row) + "\n")
+    where = ("--server", server.url, "--tokenizer", str(folder), "--data", str(data), "--output", str(output))
+    return main(["eval", "--model", "served", "--attempts", "2", *where, *arguments])
+
+
+def test_the_command_asks_as_the_file_beside_the_tokenizer_says(
+    server: FakeServer, tokenizer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "global_step_8" / "actor" / "huggingface"
+    shutil.copytree(tokenizer, folder)
+    trained = DialogueSettings(load_prompt_set("toy"), repeat_question=True, temperature=0.5, max_response_length=300)
+    path = write(tmp_path / "global_step_8", trained)
+    assert command(server, folder, tmp_path / "run", "--temperature", "0.25") == 0
+    assert {body["temperature"] for _, body in server.requests} == {0.25}
+    retry = bytes(id for id in longest_prompt(server) if id < 256)
+    assert retry.count(b"2+2=?") == 2
+    said = capsys.readouterr().err
+    assert (
+        f"settings: prompt set toy, feedback repeats the question, at most 300 tokens a dialogue (from {path};" in said
+    )
+    figures = json.loads((tmp_path / "run" / "eval.json").read_text())
+    assert figures["settings"] == replace(trained, temperature=0.25).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--max-prompt-length", "9"), "--max-prompt-length has no effect"),
+        (("--plain-messages",), "--plain-messages: the server's own defaults hold for top_k"),
+    ],
+)
+def test_the_command_says_what_is_not_as_one_may_think(
+    server: FakeServer,
+    tokenizer: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    assert command(server, Path(tokenizer), tmp_path / "run", "--prompts", "toy", *arguments) == 0
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--messages", "--chat-template", __file__), "--chat-template is of no use with --messages"),
+        (("--plain-messages", "--template-kwargs", "a=1"), "--plain-messages cannot say the arguments of the chat"),
+        (("--engine", "max_model_len=99"), "--engine is for vLLM in this process"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(
+    server: FakeServer,
+    tokenizer: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    assert command(server, Path(tokenizer), tmp_path / "run", *arguments) == 2
+    assert said in capsys.readouterr().err
+    assert not server.requests
