@@ -122,7 +122,7 @@ def first_of(world: int) -> Iterator[None]:
 
 def measure(config: DictConfig, role: str) -> Held:
     """What the engine of a role holds, within :func:`first_of`."""
-    engine, loss = _engine_of(config, role)
+    engine, loss = engine_of(config, role)
     vocabulary = read_shape(config, ACTOR_MODEL).vocabulary
     data = _batch(vocabulary, entropy=False)
     with engine.train_mode():
@@ -143,7 +143,8 @@ def measure(config: DictConfig, role: str) -> Held:
     return Held(weights, gradients, sum(map(_local_bytes, states)), update - gradients, infer)
 
 
-def _engine_of(config: DictConfig, role: str) -> tuple[Any, Any]:
+def engine_of(config: DictConfig, role: str) -> tuple[Any, Any]:
+    """verl's engine of a role, within :func:`first_of`, and its loss."""
     part = omega_conf_to_dataclass(config.critic if role == "critic" else config.actor_rollout_ref.actor)
     model = part.model if role == "critic" else omega_conf_to_dataclass(config.actor_rollout_ref.model)
     model.model_type = "value_model" if role == "critic" else "language_model"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 PUBLISHED: dict[str, PretrainedConfig] = {
     "qwen2_5_math_1_5b": Qwen2Config(
@@ -37,3 +37,16 @@ PUBLISHED: dict[str, PretrainedConfig] = {
         tie_word_embeddings=True,
     ),
 }
+"""Those for GPUs."""
+
+SMOLLM2 = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
+"""SmolLM2-135M, for the CPU set-up."""
