@@ -56,13 +56,11 @@ class Request:
 
 
 class EngineStream(Stream, Protocol):
-    """An episode's tokens, and what is known of the room for them.
+    """An episode's tokens, and what is known of the room for them."""
 
-    Attributes:
-        context_room: the tokens that the context leaves for the response; None as long as that is not known.
-    """
-
-    context_room: int | None
+    @property
+    def context_room(self) -> int | None:
+        """The tokens that the context leaves for the response; None as long as that is not known."""
 
 
 MakeStream = Callable[[Request], EngineStream]

@@ -80,7 +80,7 @@ def ask(*texts: str, benchmark: str = "sums", gold: str = "4") -> list[Question]
 def settings(*protocols: str, **changes: Any) -> Settings:
     """Those of an evaluation, of the dialogues with the toy's prompts among them."""
     names = {field.name for field in fields(DialogueSettings)}
-    dialogue = {"prompts": load_prompt_set("toy"), "max_response_length": 1000} | {
+    dialogue: dict[str, Any] = {"prompts": load_prompt_set("toy"), "max_response_length": 1000} | {
         name: value for name, value in changes.items() if name in names
     }
     others = {name: value for name, value in changes.items() if name not in names}
