@@ -57,8 +57,8 @@ def was_aborted(output: TokenOutput) -> bool:
 def was_cut(output: TokenOutput, limit: int, end_ids: Collection[int]) -> bool:
     """Whether a length limit cut an attempt.
 
-    verl's vLLM server says ``completed`` of a stop and of a cut (``vllm_async_server.py``, line 723); an engine that gave
-    fewer tokens than it was asked for has stopped by itself, whatever token it stopped at.
+    verl's vLLM server says ``completed`` of a stop and of a cut (``vllm_async_server.py``, line 723); an engine that
+    gave fewer tokens than it was asked for has stopped by itself, whatever token it stopped at.
 
     Args:
         output: the attempt, which was not aborted.

@@ -106,7 +106,7 @@ def test_verl_accepts_the_config(name: str, model_folder: Path) -> None:
 
 
 GROUPS = {
-    "model": ["qwen2_5_math_1_5b", "qwen2_5_math_7b", "qwen3_4b", "tiny"],
+    "model": ["qwen2_5_math_1_5b", "qwen2_5_math_7b", "qwen3_4b", "smollm2_135m", "tiny"],
     "engine": ["fsdp", "megatron"],
     "rollout": ["vllm", "sglang"],
     "cluster": ["1x8", "4x8"],
@@ -125,6 +125,13 @@ def test_verl_accepts_every_combination_of_the_groups(overrides: list[str], mode
     assert f"{config.trainer.nnodes}x{config.trainer.n_gpus_per_node}" == chosen["cluster"]
     assert config.actor_rollout_ref.actor.strategy == config.critic.strategy == chosen["engine"]
     assert config.actor_rollout_ref.ref.strategy == chosen["engine"]
+
+
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_verl_accepts_every_model_on_cpu(model: str, model_folder: Path) -> None:
+    config = assert_verl_takes("multi_attempt_cpu", [f"model={model}"], model_folder)
+    assert config.actor_rollout_ref.rollout.dtype == config.critic.fsdp.dtype == config.cpu.dtype
+    assert config.actor_rollout_ref.model.use_remove_padding == config.critic.model.use_remove_padding
 
 
 def test_the_groups_are_all_that_there_are() -> None:

@@ -103,6 +103,10 @@ FIELDS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         {"critic.fsdp.ulysses_sequence_parallel_size": 2},
         ("critic.fsdp.ulysses_sequence_parallel_size = 2 does not split the model", "it may be 1"),
     ),
+    (
+        {"actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 0},
+        ("update_weights_bucket_megabytes = 0 MB does not hold", "set it to 1 or more"),
+    ),
     ({"trainer.use_v1": False}, ("trainer.use_v1 = False", "set it to True")),
     (
         {"actor_rollout_ref.rollout.calculate_log_probs": False},

@@ -41,7 +41,7 @@ class TrainingRun:
     """A ``main_ppo`` process; one in a folder with checkpoints goes on from them. As a context, it ends all of itself.
 
     Args:
-        toy: folder of the toy task.
+        toy: folder of the toy task; None for a run on another task.
         checkpoints: ``trainer.default_local_dir``.
         logs: folder of its log and metrics.
         overrides: of the config; ``~key`` removes one.
@@ -58,7 +58,7 @@ class TrainingRun:
 
     def __init__(
         self,
-        toy: Path,
+        toy: Path | None,
         checkpoints: Path,
         logs: Path,
         overrides: Sequence[str] = (),
@@ -68,7 +68,7 @@ class TrainingRun:
         self.log, self._metrics = logs / f"{self._mark}.log", logs / f"{self._mark}.jsonl"
         self._command = [
             *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", "multi_attempt_cpu"),
-            f"toy={toy}",
+            *([f"toy={toy}"] if toy else []),
             "data.train_batch_size=16",
             "trainer.logger=[console,file]",
             f"trainer.default_local_dir={checkpoints}",
