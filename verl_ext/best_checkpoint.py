@@ -63,7 +63,7 @@ class BestCheckpoint:
         former = self.score_before(step)
         if former is not None and accuracy <= former:
             return
-        model = _model_in(saved / "actor")
+        model = model_in(saved / "actor")
         if model is None:
             _logger.warning(
                 "Step %s validates best (%.4f), but %s holds no model in Hugging Face format to keep; it takes "
@@ -85,8 +85,11 @@ class BestCheckpoint:
         shutil.rmtree(self._former, ignore_errors=True)
 
 
-def _model_in(actor: Path) -> Path | None:
-    """The folder with the model in Hugging Face format: FSDP's, or Megatron's (by mbridge); None if there is none."""
+def model_in(actor: Path) -> Path | None:
+    """The folder of a checkpoint's actor with its model in Hugging Face format; None if there is none.
+
+    It is FSDP's, or Megatron's (by mbridge).
+    """
     folders = (actor / "huggingface", actor / "model" / "huggingface")
     return next((folder for folder in folders if any(folder.glob("*.safetensors"))), None)
 

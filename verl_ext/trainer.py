@@ -16,9 +16,10 @@ from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
 from verl.utils.checkpoint.checkpoint_manager import should_save_ckpt_esi
 
+from multi_attempt import model_settings
 from multi_attempt.config import load_settings
 from multi_attempt.metrics import batch_metrics
-from verl_ext.best_checkpoint import BestCheckpoint
+from verl_ext.best_checkpoint import BestCheckpoint, model_in
 from verl_ext.checkpoints import checkpoints_of
 from verl_ext.plugin import COLOCATE_ASYNC, NAME
 from verl_ext.rollout_check import CheckedReplayBuffer, transcripts_of
@@ -45,6 +46,7 @@ class _MultiAttempt(PPOTrainer):
 
     def __init__(self, config: DictConfig) -> None:
         self._task = load_settings(config.get(NAME))
+        self._dialogues = model_settings.from_config(config)
         super().__init__(config)
         self._checkpoints = checkpoints_of(config, critic=self.use_critic)
         # Here and not in verl's _load_checkpoint: no worker has been started yet.
@@ -155,8 +157,14 @@ class _MultiAttempt(PPOTrainer):
         self._watchdog.expect(f"the checkpoint of step {self.global_steps}", self._task.stall_timeout)
         with self._checkpoints.saving(self.global_steps), _without_deleting(self.config):
             super()._save_checkpoint()
+            self._write_settings()
         self._watchdog.expect(f"the work on step {self.global_steps}", self._task.stall_timeout)
         self._saved = self.global_steps
+
+    def _write_settings(self) -> None:
+        """Beside the model, for its evaluation: the settings that it was trained with."""
+        checkpoint = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        model_settings.write(model_in(checkpoint / "actor") or checkpoint, self._dialogues)
 
     # ---- Measures ----
 

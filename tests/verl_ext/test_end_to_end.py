@@ -110,6 +110,7 @@ def test_a_killed_run_resumes_at_the_next_step_with_the_same_attempts(tmp_path: 
     assert best["step"] == (4 if accuracies[4] > accuracies[2] else 2)
     assert best["accuracy"] == pytest.approx(accuracies[best["step"]])
     assert (tmp_path / "checkpoints" / "best" / "model.safetensors").is_file()
+    assert (tmp_path / "checkpoints" / "best" / "multi_attempt.json").is_file()
 
     exported = tmp_path / "checkpoints" / "global_step_4" / "actor" / "huggingface"
     check_export_in_transformers(exported, tmp_path / "model")

@@ -14,6 +14,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSync, get_trainer_cls
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
+from multi_attempt import model_settings
 from multi_attempt.episode import Attempt, StopReason, Transcript
 from multi_attempt.metrics import batch_metrics
 from verl_ext import rollout_check
@@ -262,6 +263,19 @@ def test_verl_is_not_to_delete_checkpoints_itself(
         assert (save["max_actor_ckpt_to_keep"], save["max_critic_ckpt_to_keep"]) == (None, None)
     assert config.trainer.max_actor_ckpt_to_keep == 1
     assert [path.name for path in tmp_path.iterdir()] == ["global_step_2"]
+
+
+def test_a_saved_model_says_how_it_was_trained(config: DictConfig, tmp_path: Path, saved: list[dict[str, Any]]) -> None:
+    config.trainer.default_local_dir = str(tmp_path)
+    config.data.apply_chat_template_kwargs = {"enable_thinking": False}
+    trainer = MultiAttemptTrainer(config)
+    trainer.global_steps = 1
+    trainer._save_checkpoint()
+    found = model_settings.read(tmp_path / "global_step_1" / "actor" / "huggingface")
+    assert found == model_settings.from_config(config)
+    assert found is not None
+    assert found.prompts.name == "toy"
+    assert found.template_kwargs == {"enable_thinking": False}
 
 
 # ---- Measures ----
