@@ -11,16 +11,18 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import re
 import signal
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
 
 _SIGNAL = signal.SIGUSR2
 _LOOK_SECONDS = 5.0
@@ -29,8 +31,21 @@ _HEALTH_SECONDS = 2.0
 _ENGINE_DEAD = 503
 # What the trainer may take to stop once it knows: to close the loggers and TransferQueue.
 _GRACE_SECONDS = 30.0
+# Within which Ray answers for a dead actor.
+_ANSWER_SECONDS = 1.0
 
 _REMEDY = "The same command goes on from the last finished checkpoint."
+_LESS_MEMORY = (
+    "To hold less, lower the tokens of a pass (ppo_max_token_len_per_gpu of actor and critic, "
+    "log_prob_max_token_len_per_gpu of rollout and reference), actor_rollout_ref.rollout.agent.num_workers, or take a "
+    "smaller model; with trainer.device=cpu lower VLLM_CPU_KVCACHE_SPACE (ray_kwargs.ray_init.runtime_env.env_vars), "
+    "on GPUs what param_offload and optimizer_offload put into the node's memory. multi-attempt check says what each "
+    "process of a run on CPU holds. Ray kills at the share RAY_memory_usage_threshold (0.95) of the memory."
+)
+
+# In what Ray says of a kill for memory: the node's memory, and each process that it chose.
+_USED = re.compile(r"was ([\d.]+ ?GB) used / ([\d.]+ ?GB)")
+_CHOSEN = re.compile(r"Selected to kill: \((?:Actor|Task)\b.*?task name=(?:[^,]*:)?(\w+)")
 
 _logger = logging.getLogger(__name__)
 
@@ -43,9 +58,28 @@ class PartDied(RunFault):
     """A process of the run is gone."""
 
 
-def lost_part(error: RayActorError) -> PartDied:
-    """What a call of the trainer to a part of the run has found, before a look did."""
-    return PartDied(f"a part of the run died. {_REMEDY} Ray says: {error}")
+class KilledForMemory(PartDied):
+    """Ray has killed a process of the run, because the memory of its node was nearly full."""
+
+
+def lost_part(error: RayActorError | OutOfMemoryError, name: str = "a part of the run") -> PartDied:
+    """What a call to a part of the run has found.
+
+    Args:
+        error: of the call; Ray tells a kill for memory apart from all other deaths.
+        name: of the part, where it is known.
+    """
+    if not isinstance(error, OutOfMemoryError):
+        return PartDied(f"{name} died. {_REMEDY} Ray says: {error}")
+    # In a call from a part to another, Ray wraps the error into the caller's.
+    says = str(getattr(error, "cause", error))
+    used, chosen = _USED.search(says), _CHOSEN.findall(says)
+    memory = f": {used[1]} of {used[2]} were used" if used else ""
+    processes = f" Ray chose {', '.join(chosen)}." if chosen else ""
+    return KilledForMemory(
+        f"{name} was killed by Ray, because the memory of its node was nearly full{memory}.{processes} {_LESS_MEMORY} "
+        f"{_REMEDY} Ray says: {says}"
+    )
 
 
 class RunStalled(RunFault):
@@ -67,6 +101,7 @@ class Watchdog:
         self._engines: dict[str, str] = {}
         # Past any proxy: the servers are on the cluster's own network.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._looking = threading.Lock()
         self._expected: tuple[str, float, float] | None = None
         self._fault: RunFault | None = None
         self._stopped = threading.Event()
@@ -102,6 +137,35 @@ class Watchdog:
         """
         self._expected = (what, time.monotonic(), seconds)
 
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Tell an error by the part of the run that is gone, where that is why; the error itself is then its cause.
+
+        A dead part shows first in whatever needs it: in a call of the trainer, or in all episodes that fail.
+
+        Raises:
+            PartDied: a part is gone.
+        """
+        try:
+            yield
+        except RunFault:
+            raise
+        except (RayActorError, OutOfMemoryError) as error:
+            if getattr(error, "actor_init_failed", False):  # its own error says why it did not start
+                raise
+            raise self._look() or lost_part(error) from error
+        except Exception as error:
+            if lost := self._look():
+                raise lost from error
+            raise
+
+    def _look(self) -> PartDied | None:
+        """A dead part, with the time that Ray takes to answer for one."""
+        if lost := self._dead_part():
+            return lost
+        time.sleep(_ANSWER_SECONDS)
+        return self._dead_part() or self._dead_engine()
+
     def _tell(self, *_: Any) -> None:
         if self._fault is not None and not self._stopped.is_set():
             raise self._fault
@@ -123,17 +187,18 @@ class Watchdog:
 
     def _dead_part(self) -> PartDied | None:
         """The first of the parts that is found dead. A busy one answers later, which is no fault."""
-        for name, actor in self._parts.items():
-            if name not in self._answers:
-                self._answers[name] = actor.__ray_ready__.remote()
-            if not ray.wait([self._answers[name]], timeout=0)[0]:
-                continue
-            try:
-                ray.get(self._answers.pop(name))
-            except ActorUnavailableError:  # for now; Ray decides whether it is dead
-                continue
-            except RayActorError as error:
-                return PartDied(f"{name} died. {_REMEDY} Ray says: {error}")
+        with self._looking:
+            for name, actor in self._parts.items():
+                if name not in self._answers:
+                    self._answers[name] = actor.__ray_ready__.remote()
+                if not ray.wait([self._answers[name]], timeout=0)[0]:
+                    continue
+                try:
+                    ray.get(self._answers.pop(name))
+                except ActorUnavailableError:  # for now; Ray decides whether it is dead
+                    continue
+                except (RayActorError, OutOfMemoryError) as error:
+                    return lost_part(error, name)
         return None
 
     def _dead_engine(self) -> PartDied | None:

@@ -2,7 +2,7 @@
 
 Between processes that share no GPU memory (``trainer.device=cpu``) verl sends weights to vLLM through a buffer in
 shared memory, and asserts, after minutes of start-up, that each tensor fits it (``bucketed_weight_transfer.py``, line
-133). On CUDA a larger tensor is handed over by itself, and to SGLang as a bucket of its own: neither has a bound.
+141). On CUDA a larger tensor is handed over by itself, and to SGLang as a bucket of its own: neither has a bound.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from verl_ext.model_config import ACTOR_MODEL, load_model_config
 
 _FIELD = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
 
-# verl's megabyte (bucketed_weight_transfer.py, line 92).
+# verl's megabyte (bucketed_weight_transfer.py, line 94).
 _MEGABYTE = 1 << 20
 
 # What verl trains in where nothing is said (workers/engine/fsdp/transformer_impl.py, line 262).

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +20,10 @@ from typing import Any
 
 import pytest
 import zmq
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError
 
 from verl_ext import watchdog as watchdog_module
-from verl_ext.watchdog import PartDied, RunFault, RunStalled, Watchdog
+from verl_ext.watchdog import KilledForMemory, PartDied, RunFault, RunStalled, Watchdog, lost_part
 
 LOOK, SOON, LONG = 0.02, 0.3, 60.0
 
@@ -75,6 +78,113 @@ def test_a_dead_part_is_told_of_wherever_the_trainer_waits() -> None:
         wait_for_ever()
     for part in ("server died", "died unexpectedly", "goes on from the last finished checkpoint"):
         assert part in str(told.value)
+
+
+# In the form of Ray 2.60.
+OUT_OF_MEMORY = OutOfMemoryError(
+    "2 worker(s) were killed. Memory on the node (IP: 127.0.0.1, ID: 00) was 22.45GB used / 23.54GB limit (0.953493)\n"
+    "Selected to kill: (Worker with no lease granted: pid=1, actual memory used=0.06GB, worker ID=01)\n"
+    "Selected to kill: (Actor(02): job ID=01, task name=vllm_server_0_0:CPUvLLMHttpServer.__init__, pid=2)\n"
+    "Selected to kill: (Task: job ID=01, task name=WorkerDict.__init__, required resources={}, pid=3)\n"
+    "(Actor(04): job ID=01, task name=TaskRunnerV1.__init__, required resources={}, pid=4)\n"
+)
+
+
+def test_a_part_killed_for_memory_is_told_as_that_with_what_helps() -> None:
+    with watching(server=Actor(True, OUT_OF_MEMORY)), pytest.raises(KilledForMemory) as told:
+        wait_for_ever()
+    begin = "server was killed by Ray, because the memory of its node was nearly full: 22.45GB of 23.54GB were used. "
+    assert str(told.value).startswith(begin + "Ray chose CPUvLLMHttpServer, WorkerDict. To hold less")
+    for part in (
+        *("ppo_max_token_len_per_gpu", "agent.num_workers", "VLLM_CPU_KVCACHE_SPACE", "optimizer_offload"),
+        *("RAY_memory_usage_threshold", "goes on from the last finished checkpoint", "Ray says: 2 worker(s)"),
+    ):
+        assert part in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OUT_OF_MEMORY, RayTaskError("update", "its traceback", OUT_OF_MEMORY).as_instanceof_cause()],
+    ids=["the part itself", "one that the part called"],
+)
+def test_a_kill_for_memory_is_told_where_the_trainer_calls(error: OutOfMemoryError) -> None:
+    with watching() as watchdog, pytest.raises(KilledForMemory) as told, watchdog.explaining():
+        raise error
+    assert "a part of the run was killed by Ray" in str(told.value)
+    assert "Ray says: 2 worker(s)" in str(told.value)
+    assert told.value.__cause__ is error
+
+
+def test_other_words_of_ray_leave_the_figures_out() -> None:
+    assert "was nearly full. To hold less" in str(lost_part(OutOfMemoryError("other words")))
+
+
+def test_an_error_that_comes_of_a_dead_part_is_told_by_that_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog_module, "_ANSWER_SECONDS", LOOK)
+    watchdog = Watchdog()
+    watchdog.watch({"healthy": Actor(True), "rollout server 0": Actor(True, OUT_OF_MEMORY)})  # at the second look
+    failed = RuntimeError("16 of 16 episodes failed")
+    with pytest.raises(KilledForMemory, match=r"^rollout server 0 was killed") as told, watchdog.explaining():
+        raise failed
+    assert told.value.__cause__ is failed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("of something else"),
+        RunStalled("told already"),
+        ActorDiedError.from_task_error(RayTaskError("__init__", "why it did not start", ValueError())),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_another_kind_stays_what_it_is(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(watchdog_module, "_ANSWER_SECONDS", LOOK)
+    watchdog = Watchdog()
+    watchdog.watch({"healthy": Actor(True), "busy": Actor(None)})
+    with pytest.raises(type(error)) as told, watchdog.explaining():
+        raise error
+    assert told.value is error
+
+
+RAY_KILLS = """
+import time
+import ray
+from verl_ext.watchdog import Watchdog
+
+settings = {"memory_usage_threshold": 1e-4, "memory_monitor_refresh_ms": 100}
+ray.init(address="local", num_cpus=1, include_dashboard=False, _system_config=settings)
+
+@ray.remote
+class Part:
+    pass
+
+watchdog, part = Watchdog(look_seconds=0.5, grace_seconds=60), Part.remote()
+try:
+    with watchdog.explaining():
+        ray.get(part.__ray_ready__.remote())
+        while True:
+            ray.get(part.__ray_ready__.remote())
+except Exception as error:
+    print(f"call: {type(error).__name__}: {error}")
+watchdog.watch({"trainer worker 0": part})
+watchdog.start()
+try:
+    time.sleep(60)
+except Exception as error:
+    print(f"look: {type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.engine
+def test_a_kill_by_rays_own_monitor_is_told() -> None:
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # a short path: Ray's sockets are in it
+        environment = {**os.environ, "RAY_TMPDIR": folder}
+        command = [sys.executable, "-c", RAY_KILLS]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2 * LONG)
+    told = r"KilledForMemory: {} was killed by Ray, .*nearly full: [\d.]+GB of [\d.]+GB were used\. Ray chose Part\."
+    for found, name in (("call", "a part of the run"), ("look", "trainer worker 0")):
+        assert re.search(f"{found}: {told.format(name)}", ended.stdout), ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize(
