@@ -4,45 +4,85 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+from multi_attempt.statements import final_statement, hash_line, last_number
 
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{")
+_BARE_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])(?!\s*\{)[ \t]*")
 # A box, an escaped character (as in \{1, 2\}, which opens and closes nothing), or a brace.
-_BRACES = re.compile(rf"{_BOX.pattern}|\\.|[{{}}]", re.DOTALL)
+_BRACES = re.compile(rf"{_BOX.pattern}|{_BARE_BOX.pattern}|\\.|[{{}}]", re.DOTALL)
+
+# What a box without braces holds: all that is written together, with the arguments of its commands. TeX would take the
+# 4 of "\boxed 42" and fail on "\boxed\frac12", but whoever writes them means 42 and a half.
+_GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
+_ARGUMENT = re.compile(
+    rf"(?:\\[dtc]?(?:frac|binom)(?:\s*(?:{_GROUP}|\\[a-zA-Z]+|\w)){{2}}"
+    rf"|\\sqrt\s*(?:\[\w+\]\s*)?(?:{_GROUP}|\w)"
+    rf"|\\(?!(?:boxed|fbox|begin|end|q?quad)(?![a-zA-Z]))[a-zA-Z]+(?:{_GROUP})*"
+    rf"|\\[{{}}%$]|{_GROUP}|[^\s\\{{}}$&<`])+"
+)
+_LONGEST_ARGUMENT = 100
+_IN_COMMANDS = re.compile(rf"\\[a-zA-Z]+|{_GROUP}")
+_WORD = re.compile(r"(?<![a-zA-Z\d])[a-zA-Z]{2,}")
 
 # What may stand between the boxes of one answer: \boxed{1} \text{ and } \boxed{2}, but not "\boxed{1}. No, \boxed{2}".
 _CONNECTIVE = re.compile(
     r"(?:[ ]?[a-z]+(?= and ))?"  # \boxed{1} apple and
-    r"(?:\s|\$|[,;&~]|\\[,;:!()\[\]]|\\q?quad|\\(?:text|mbox|mathrm)\s*\{[^{}]*\band[\s,]*\}|\band\b)*"
+    r"(?:\s|\$|[,;&~]|\\[,;:!()\[\]]|\\q?quad"
+    r"|\\(?:text|mbox|mathrm)\s*\{[^{}]*\b(?:and|or)[\s,]*\}|\b(?:and|or)\b)*"
     r"(?:[a-zA-Z](?:_\{?\w{1,2}\}?)?\s*=\s*)?"  # y = \boxed{2}
 )
-_CONNECTING = re.compile(r"[;,](?<!\\.)|and")
+_CONNECTING = re.compile(r"[;,](?<!\\.)|\b(?:and|or)\b")
 _LONGEST_CONNECTIVE = 80
 
 
-def boxed(text: str) -> str | None:
-    r"""The content of the last complete ``\boxed{...}``, nested braces and all; None if there is none or it is empty.
+class _Box(NamedTuple):
+    """Where a complete box stands: from its command to its end, and in it from where to where its content."""
 
-    A box that is never closed is no answer: the attempt was cut, or the model never committed to one. A run of boxes
-    with nothing but commas or "and" between them is one answer with several parts: ``1, 2``. One pass, so linear in the
-    length of the text, whatever it holds.
+    begin: int
+    start: int
+    stop: int
+    end: int
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last complete ``\boxed{...}``, nested braces and all; None if there is none.
+
+    A box that is never closed is no answer: the attempt was cut, or the model never committed to one. Nor is an empty
+    one. Without braces, as in ``\boxed 42``, a box holds what is written together after it, unless that is a word. A
+    run of boxes with nothing but commas, "and" or "or" between them is one answer with several parts: ``1, 2``. One
+    pass, so linear in the length of the text, whatever it holds.
     """
-    begin = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
-    box = _BOX.match(text, begin) if begin >= 0 else None
-    if box is None or _may_follow_a_box(text[max(0, begin - _LONGEST_CONNECTIVE - 1) : begin]):
+    begin = _last_mention(text, len(text))
+    if begin < 0:
+        return None
+    box = _BOX.match(text, begin)
+    if box is None or _may_follow_a_box(text, begin):
         return _boxed_in_one_pass(text)
     depth = 1  # the short way, for most texts: from the last box on
     for match in _BRACES.finditer(text, box.end()):
         token = match.group()
         depth += (token.endswith("{") and token != r"\{") - (token == "}")
         if not depth:
-            return text[box.end() : match.start()].strip() or None
+            return text[box.end() : match.start()].strip() or _boxed_in_one_pass(text)
     return _boxed_in_one_pass(text)
 
 
-def _may_follow_a_box(before: str) -> bool:
+def _last_mention(text: str, end: int) -> int:
+    return max(text.rfind(r"\boxed", 0, end), text.rfind(r"\fbox", 0, end))
+
+
+def _may_follow_a_box(text: str, begin: int) -> bool:
     """Whether the text before a box may be the end of another one, and a connective."""
+    earlier = _last_mention(text, begin)
+    if earlier < 0:
+        return False
+    before = text[max(0, begin - _LONGEST_CONNECTIVE - 1) : begin]
     ends = (number + 1 for number, character in enumerate(before) if character == "}")
-    return before.endswith("\\") or any(_connects(before[end:]) for end in ends)
+    is_bare = _BOX.match(text, earlier) is None
+    return is_bare or before.endswith("\\") or any(_connects(before[end:]) for end in ends)
 
 
 def _connects(between: str) -> bool:
@@ -50,26 +90,56 @@ def _connects(between: str) -> bool:
 
 
 def _boxed_in_one_pass(text: str) -> str | None:
+    boxes = _boxes(text)
+    if not boxes:
+        return None
+    contents = [text[boxes[-1].start : boxes[-1].stop].strip()]
+    for box, following in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
+        between = text[box.end : following.begin]
+        if len(between) > _LONGEST_CONNECTIVE or not _connects(between):
+            break
+        contents.append(text[box.start : box.stop].strip())
+    return ", ".join(reversed(contents))
+
+
+def _boxes(text: str) -> list[_Box]:
+    """The complete boxes that hold something, of nested ones the innermost."""
     open_braces: list[tuple[int, int]] = []  # where a box begins (-1: no box), and where the content starts
-    boxes: list[tuple[int, int, int]] = []  # complete boxes: where they begin, and where their content starts and ends
+    boxes: list[_Box] = []
     for match in _BRACES.finditer(text):
         token = match.group()
         if token == "}":
-            if open_braces:
-                begin, start = open_braces.pop()
-                if begin >= 0 and (not boxes or start > boxes[-1][1]):
-                    boxes.append((begin, start, match.start()))
-        elif token.endswith("{") and token != "\\{":
+            if not open_braces:
+                continue
+            begin, start = open_braces.pop()
+            box = _Box(begin, start, match.start(), match.end())
+        elif token.endswith("{") and token != r"\{":
             open_braces.append((match.start() if token != "{" else -1, match.end()))
-    if not boxes:
-        return None
-    contents = [text[boxes[-1][1] : boxes[-1][2]].strip()]
-    for (_, start, end), (following, _, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
-        between = text[end + 1 : following]
-        if len(between) > _LONGEST_CONNECTIVE or not _connects(between):
-            break
-        contents.append(text[start:end].strip())
-    return ", ".join(reversed(contents)) if all(contents) else None
+            continue
+        else:
+            box = _bare_box(text, match)
+        if box.begin >= 0 and (not boxes or box.start > boxes[-1].start):
+            boxes.append(box)
+    return [box for box in boxes if text[box.start : box.stop].strip()]
+
+
+_NO_BOX = _Box(-1, -1, -1, -1)
+
+
+def _bare_box(text: str, token: re.Match[str]) -> _Box:
+    """The box without braces that a token of the pass begins, if it is one."""
+    if not _BARE_BOX.fullmatch(token.group()):
+        return _NO_BOX
+    found = _ARGUMENT.match(text, token.end(), token.end() + _LONGEST_ARGUMENT)
+    argument = found.group().rstrip(".,;:!?*'\"") if found else ""
+    if argument.endswith(")") and argument.count("(") < argument.count(")"):  # a remark that ends with the box
+        argument = argument[:-1].rstrip(".,;:!?")
+    outside = _IN_COMMANDS.sub(" ", argument)
+    says_something = argument[:1] == "\\" or any(character.isalnum() for character in argument)
+    if not says_something or _WORD.search(outside) or outside.count("(") != outside.count(")"):
+        return _NO_BOX
+    stop = token.end() + len(argument)
+    return _Box(token.start(), token.end(), stop, stop)
 
 
 # Where a sentence comes to its value, and where it goes on to say why.
@@ -88,8 +158,9 @@ def stated(text: str) -> str | None:
     A box in them, or what the last sentence ends in: "..., so the largest is 34.", "there are 12 distinct ones", or its
     last formula.
     """
-    if _BOX.search(text):
-        return boxed(text)
+    box = boxed(text)
+    if box is not None or _BOX.search(text):
+        return box
     text = _CHATTER.split(text, maxsplit=1)[0]
     sentence = next((part for part in reversed(_SENTENCE_END.split(text)) if part.strip()), "").strip()
     for copula in reversed(list(_COPULA.finditer(sentence))):
@@ -116,8 +187,40 @@ def answer_tag(text: str) -> str | None:
     if opening < 0:
         return None
     content = text[opening + len("<answer>") : text.find("</answer>", opening)].strip()
-    return boxed(content) if _BOX.search(content) else content or None
+    box = boxed(content)
+    return box if box is not None or _BOX.search(content) else content or None
 
 
-EXTRACTORS: dict[str, Callable[[str], str | None]] = {"boxed": boxed, "answer_tag": answer_tag}
-"""Where an answer may stand, by the name that prompt sets use."""
+Extractor = Callable[[str], "str | None"]
+"""Finds the answer in the text of an attempt; None if there is none."""
+
+EXTRACTORS: dict[str, Extractor] = {
+    "boxed": boxed,
+    "answer_tag": answer_tag,
+    "final_statement": final_statement,
+    "hash_line": hash_line,
+    "last_number": last_number,
+}
+"""Where an answer may stand, by the name that prompt sets use. Each takes any text, in linear time."""
+
+
+@cache
+def extractor(names: str) -> Extractor:
+    """The first answer that one of several places holds, by the names of the places, separated by spaces.
+
+    Raises:
+        ValueError: no name, or one that is not in :data:`EXTRACTORS`.
+    """
+    unknown = [name for name in names.split() if name not in EXTRACTORS]
+    if unknown or not names.split():
+        problem = f"unknown {', '.join(map(repr, unknown))}" if unknown else "no name"
+        raise ValueError(f"{problem}; use one or several of {', '.join(EXTRACTORS)}, separated by spaces")
+    places = [EXTRACTORS[name] for name in names.split()]
+    if len(places) == 1:
+        return places[0]
+
+    def extract(text: str) -> str | None:
+        found = (place(text) for place in places)
+        return next((answer for answer in found if answer is not None), None)
+
+    return extract
