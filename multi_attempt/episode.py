@@ -38,7 +38,8 @@ class Attempt:
 
     Attributes:
         span: where its tokens stand in the response, ``[start, stop)``; (0, 0) where there are no tokens.
-        answer: the extracted answer, or None.
+        answer: the extracted answer, or None: the model was then told that none was found, if the prompt set has
+            words for that.
         correct: whether the answer is right.
         well_formed: whether the text has the format that the prompt asks for.
         truncated: whether it was cut by a length limit.
@@ -175,14 +176,14 @@ class Episode:
             self.finish(StopReason.EXHAUSTED)
         if self.done:
             return None
-        feedback = self._feedback()
+        feedback = self._feedback(answered=answer is not None)
         self.messages = [*self.messages, feedback]
         return feedback
 
-    def _feedback(self) -> Message:
+    def _feedback(self, *, answered: bool) -> Message:
         if self.blind:
             return self.prompts.after_unjudged(self.question, self.attempts_left)
-        return self.prompts.after_wrong(self.question, self.attempts_left, self.repeat_question)
+        return self.prompts.after_wrong(self.question, self.attempts_left, self.repeat_question, answered=answered)
 
     def finish(self, stop: StopReason, error: str = "") -> None:
         """End the episode from outside: no room for another attempt, an aborted generation, or an error."""

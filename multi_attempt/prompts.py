@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from multi_attempt.answers import EXTRACTORS
+from multi_attempt.answers import extractor
 
 Message = dict[str, str]
 """One chat message, as chat templates take it: ``role`` and ``content``."""
@@ -27,8 +27,13 @@ _DIRECTORY = files("multi_attempt").joinpath("prompt_sets")
 BUILT_IN = tuple(sorted(Path(file.name).stem for file in _DIRECTORY.iterdir() if file.name.endswith(".yaml")))
 """The names of the built-in prompt sets."""
 
+FEEDBACK_ROLES = ("user", "system")
+"""Who may give feedback."""
+
 # What a template may refer to: the question, the attempts left in words ("2 attempts"), and as a number.
 _PLACEHOLDERS = {"question", "attempts", "n"}
+
+_TEMPLATES = tuple("system user feedback feedback_with_question no_answer no_answer_with_question neutral".split())
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,14 @@ class PromptSet:
         user: the first user message.
         feedback: what follows a wrong attempt.
         feedback_with_question: the same, when the question is to be repeated.
+        no_answer: what follows an attempt in which no answer was found; empty for the words of ``feedback``.
+        no_answer_with_question: the same, when the question is to be repeated; empty for those of
+            ``feedback_with_question``.
         neutral: what follows an attempt when nobody says whether it was right (evaluation protocol ``blind``); empty
             if the set has no wording for that.
         feedback_role: the role that gives feedback, ``user`` or ``system``.
-        answer: where the answer stands, a key of :data:`multi_attempt.answers.EXTRACTORS`.
+        answer: where the answer stands: keys of :data:`multi_attempt.answers.EXTRACTORS`, separated by spaces. The
+            first that finds an answer decides, as in ``boxed final_statement last_number``.
         format: what a well-formed attempt holds in this order, beside an answer, separated by spaces, as in
             ``</think> <answer> \boxed{ </answer>``; the last one ends it. Empty when an answer is all it takes.
     """
@@ -57,13 +66,15 @@ class PromptSet:
     user: str
     feedback: str
     feedback_with_question: str
+    no_answer: str = ""
+    no_answer_with_question: str = ""
     neutral: str = ""
     feedback_role: str = "user"
     answer: str = "boxed"
     format: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("system", "user", "feedback", "feedback_with_question", "neutral"):
+        for name in _TEMPLATES:
             names = _placeholders(getattr(self, name))
             if names is None or not names <= _PLACEHOLDERS:
                 raise ValueError(
@@ -72,12 +83,14 @@ class PromptSet:
                 )
         if "question" not in (_placeholders(self.user) or ()):
             raise ValueError(f"prompt set {self.name!r}: user = {self.user!r} never shows the question; add $question")
-        if self.feedback_role not in ("user", "system"):
+        if self.feedback_role not in FEEDBACK_ROLES:
             raise ValueError(
-                f"prompt set {self.name!r}: feedback_role = {self.feedback_role!r}; use 'user' or 'system'"
+                f"prompt set {self.name!r}: feedback_role = {self.feedback_role!r}; use {' or '.join(FEEDBACK_ROLES)}"
             )
-        if self.answer not in EXTRACTORS:
-            raise ValueError(f"prompt set {self.name!r}: answer = {self.answer!r}; use one of {sorted(EXTRACTORS)}")
+        try:
+            extractor(self.answer)
+        except ValueError as error:
+            raise ValueError(f"prompt set {self.name!r}: answer = {self.answer!r}: {error}") from error
 
     def opening(self, question: str, attempts: int) -> list[Message]:
         """The messages before the first attempt, for a question that allows ``attempts`` attempts."""
@@ -85,9 +98,20 @@ class PromptSet:
         messages = [_message("system", self.system, values)] if self.system else []
         return [*messages, _message("user", self.user, values)]
 
-    def after_wrong(self, question: str, attempts_left: int, repeat_question: bool = False) -> Message:
-        """The feedback on a wrong attempt, when ``attempts_left`` (at least 1) remain."""
+    def after_wrong(
+        self, question: str, attempts_left: int, repeat_question: bool = False, *, answered: bool = True
+    ) -> Message:
+        """The feedback on a wrong attempt, when ``attempts_left`` (at least 1) remain.
+
+        Args:
+            question: the question's text.
+            attempts_left: how many more attempts the model has.
+            repeat_question: whether the question is shown again.
+            answered: whether an answer was found in the attempt.
+        """
         template = self.feedback_with_question if repeat_question else self.feedback
+        if not answered:
+            template = (self.no_answer_with_question if repeat_question else self.no_answer) or template
         return _message(self.feedback_role, template, _values(question, attempts_left))
 
     def after_unjudged(self, question: str, attempts_left: int) -> Message:
@@ -102,9 +126,16 @@ class PromptSet:
             )
         return _message(self.feedback_role, self.neutral, _values(question, attempts_left))
 
+    def feedbacks(self, question: str, attempts_left: int, repeat_question: bool = False) -> list[Message]:
+        """All that may follow an attempt: after a wrong one, one without an answer, and one that nobody judges."""
+        judged = [
+            self.after_wrong(question, attempts_left, repeat_question, answered=answered) for answered in (True, False)
+        ]
+        return [*judged, self.after_unjudged(question, attempts_left)] if self.neutral else judged
+
     def extract(self, attempt: str) -> str | None:
         """The answer in the text of one attempt, or None."""
-        return EXTRACTORS[self.answer](attempt)
+        return extractor(self.answer)(attempt)
 
     def is_well_formed(self, attempt: str) -> bool:
         """Whether an attempt holds an answer and has the shape that the prompt asks for."""

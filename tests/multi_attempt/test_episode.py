@@ -155,6 +155,27 @@ def test_attempt_without_a_verdict_is_wrong() -> None:
     assert (attempt.answer, attempt.correct, attempt.well_formed, attempt.method) == (None, False, False, "none")
 
 
+@pytest.mark.parametrize("repeat_question", [False, True])
+def test_attempt_without_an_answer_is_told_that_none_was_found(repeat_question: bool) -> None:
+    question = "What is 6 times 7?"
+    episode = new_episode(4, repeat_question)
+    assert episode.record("It is 42.") == BOXED.after_wrong(question, 3, repeat_question, answered=False)
+    assert episode.record(text(41), WRONG) == BOXED.after_wrong(question, 2, repeat_question)
+    assert episode.record(r"\boxed{}") == BOXED.after_wrong(question, 1, repeat_question, answered=False)
+    assert [attempt.answer for attempt in episode.transcript.attempts] == [None, "41", None]
+
+
+def test_where_the_answer_stands_is_the_prompt_sets_choice() -> None:
+    episode = Episode("What is 6 times 7?", 2, load_prompt_set("plain"))
+    assert episode.extract("6 times 7 makes 41.") == "41"
+    assert episode.record("6 times 7 makes 41.", WRONG) == load_prompt_set("plain").after_wrong("", 1)
+
+
+def test_nothing_is_said_of_a_missing_answer_in_a_blind_dialogue() -> None:
+    episode = Episode("What is 6 times 7?", 2, BOXED, blind=True)
+    assert episode.record("no answer") == BOXED.after_unjudged("What is 6 times 7?", 1)
+
+
 def test_attempt_is_recorded_with_all_that_is_known_of_it() -> None:
     episode = new_episode(2)
     verdict = Verdict(correct=False, answer="9^{9^{9}}", method="math-verify", reason="timeout", seconds=2.0)

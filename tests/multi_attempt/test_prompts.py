@@ -34,11 +34,14 @@ def all_texts(prompts: PromptSet, question: str, attempts: int) -> list[str]:
         *(message["content"] for message in prompts.opening(question, attempts)),
         prompts.after_wrong(question, attempts)["content"],
         prompts.after_wrong(question, attempts, repeat_question=True)["content"],
+        prompts.after_wrong(question, attempts, answered=False)["content"],
+        prompts.after_wrong(question, attempts, repeat_question=True, answered=False)["content"],
+        prompts.after_unjudged(question, attempts)["content"],
     ]
 
 
 def test_built_in_sets_are_those_documented() -> None:
-    assert BUILT_IN == ("boxed", "paper", "toy", "toy_uncounted", "toy_untold")
+    assert BUILT_IN == ("boxed", "paper", "plain", "toy", "toy_uncounted", "toy_untold")
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -46,14 +49,15 @@ def test_built_in_sets_load_under_their_name(name: str) -> None:
     assert load_prompt_set(name).name == name
 
 
-@pytest.mark.parametrize("name", ["paper", "boxed"])
+@pytest.mark.parametrize("name", ["paper", "boxed", "plain"])
 @pytest.mark.parametrize(("attempts", "words"), [(1, "1 attempt"), (2, "2 attempts"), (5, "5 attempts")])
 def test_number_of_attempts_is_said_in_words(name: str, attempts: int, words: str) -> None:
     prompts = load_prompt_set(name)
     opening = "\n".join(message["content"] for message in prompts.opening("Why?", attempts))
     feedback = prompts.after_wrong("Why?", attempts)["content"]
     repeated = prompts.after_wrong("Why?", attempts, repeat_question=True)["content"]
-    assert all(words in text for text in (opening, feedback, repeated))
+    unanswered = prompts.after_wrong("Why?", attempts, answered=False)["content"]
+    assert all(words in text for text in (opening, feedback, repeated, unanswered))
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -80,19 +84,55 @@ def test_ablations_of_the_toy_wording_leave_out_what_they_are_called_for() -> No
 def test_question_is_inserted_verbatim(name: str) -> None:
     prompts = load_prompt_set(name)
     assert AWKWARD_QUESTION in prompts.opening(AWKWARD_QUESTION, 2)[-1]["content"]
-    assert AWKWARD_QUESTION in prompts.after_wrong(AWKWARD_QUESTION, 2, repeat_question=True)["content"]
+    for answered in (True, False):
+        feedback = prompts.after_wrong(AWKWARD_QUESTION, 2, repeat_question=True, answered=answered)
+        assert AWKWARD_QUESTION in feedback["content"]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_feedback_shows_the_question_only_when_asked_to(name: str) -> None:
     prompts = load_prompt_set(name)
-    assert "Why so?" not in prompts.after_wrong("Why so?", 2)["content"]
-    assert "Why so?" in prompts.after_wrong("Why so?", 2, repeat_question=True)["content"]
+    for answered in (True, False):
+        assert "Why so?" not in prompts.after_wrong("Why so?", 2, answered=answered)["content"]
+        assert "Why so?" in prompts.after_wrong("Why so?", 2, repeat_question=True, answered=answered)["content"]
 
 
-@pytest.mark.parametrize(("name", "role"), [("paper", "user"), ("boxed", "system"), ("toy", "user")])
+@pytest.mark.parametrize(("name", "role"), [("paper", "user"), ("boxed", "system"), ("plain", "user"), ("toy", "user")])
 def test_feedback_comes_from_the_role_of_the_set(name: str, role: str) -> None:
-    assert load_prompt_set(name).after_wrong("Why?", 1)["role"] == role
+    prompts = load_prompt_set(name)
+    assert prompts.after_wrong("Why?", 1)["role"] == role
+    assert prompts.after_wrong("Why?", 1, answered=False)["role"] == role
+
+
+@pytest.mark.parametrize("name", ["paper", "boxed", "plain"])
+@pytest.mark.parametrize("repeat_question", [False, True])
+def test_attempt_without_an_answer_is_told_that_and_not_that_it_is_wrong(name: str, repeat_question: bool) -> None:
+    prompts = load_prompt_set(name)
+    wrong = prompts.after_wrong("Why?", 2, repeat_question)["content"]
+    unanswered = prompts.after_wrong("Why?", 2, repeat_question, answered=False)["content"]
+    assert unanswered != wrong
+    assert "no answer" in unanswered.lower()
+    assert not any(word in unanswered for word in ("wrong", "not right", "not correct"))
+    # The question is nowhere said to hold an answer of the feedback's own.
+    assert prompts.extract(unanswered) is None or name == "plain"
+
+
+@pytest.mark.parametrize("repeat_question", [False, True])
+def test_set_without_words_for_no_answer_uses_those_for_a_wrong_one(repeat_question: bool, tmp_path: Path) -> None:
+    for name in ("toy", "toy_uncounted", "toy_untold", write(tmp_path, VALID)):
+        prompts = load_prompt_set(name)
+        assert (prompts.no_answer, prompts.no_answer_with_question) == ("", "")
+        assert prompts.after_wrong("Why?", 2, repeat_question, answered=False) == prompts.after_wrong(
+            "Why?", 2, repeat_question
+        )
+
+
+def test_users_file_words_what_follows_no_answer(tmp_path: Path) -> None:
+    words: dict[object, object] = {"no_answer": "No. $n.", "no_answer_with_question": "No: $question. $attempts."}
+    prompts = load_prompt_set(write(tmp_path, {**VALID, **words}))
+    assert prompts.after_wrong("Why?", 2, answered=False)["content"] == "No. 2."
+    assert prompts.after_wrong("Why?", 2, True, answered=False)["content"] == "No: Why?. 2 attempts."
+    assert prompts.after_wrong("Why?", 2)["content"] == "No. 2 attempts left."
 
 
 @pytest.mark.parametrize("name", ["paper", "boxed"])
@@ -126,6 +166,24 @@ def test_users_file_chooses_where_the_answer_stands(tmp_path: Path) -> None:
     assert not prompts.is_well_formed(r"\boxed{3}")
 
 
+def test_users_file_names_several_places_for_the_answer(tmp_path: Path) -> None:
+    prompts = load_prompt_set(write(tmp_path, {**VALID, "answer": "hash_line boxed"}))
+    assert prompts.extract("\\boxed{3}\n#### 4") == "4"
+    assert prompts.extract(r"\boxed{3}") == "3"
+    assert prompts.is_well_formed("#### 4")
+    assert not prompts.is_well_formed("The answer is 4.")
+
+
+def test_plain_set_reads_answers_that_stand_in_no_box() -> None:
+    prompts = load_prompt_set("plain")
+    assert [message["role"] for message in prompts.opening("Why?", 3)] == ["user"]
+    assert prompts.extract("5 * 11 = 55. The answer is 55.") == "55"
+    assert prompts.extract(r"First 7, then \boxed{8}. The answer is 9.") == "8"
+    assert prompts.extract("#### 8\nThe answer is 9.") == "8"
+    assert prompts.extract("That makes **55** apples.") == "55"
+    assert prompts.extract("I do not know.") is None
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -143,6 +201,10 @@ def test_users_file_chooses_where_the_answer_stands(tmp_path: Path) -> None:
         ({"feedback_with_question": "$Question"}, ["feedback_with_question = '$Question'"]),
         ({"feedback_role": "assistant"}, ["feedback_role = 'assistant'", "system"]),
         ({"answer": "tag"}, ["answer = 'tag'", "answer_tag"]),
+        ({"answer": "boxed box hash_line tag"}, ["unknown 'box', 'tag'", "answer_tag", "final_statement"]),
+        ({"answer": " "}, ["answer = ' '", "no name", "last_number"]),
+        ({"no_answer": "$answer"}, ["no_answer = '$answer'", "$attempts"]),
+        ({"no_answer_with_question": "$5"}, ["no_answer_with_question = '$5'", "$$"]),
     ],
 )
 def test_invalid_field_is_named_with_its_value(changes: dict[object, object], named: list[str], tmp_path: Path) -> None:
@@ -170,7 +232,7 @@ def test_file_that_holds_no_fields_is_refused_by_name(content: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["", "papers", "nowhere/mine.yaml", "~nobody-of-this-name/mine.yaml", "../paper"])
 def test_unknown_set_is_named_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ValueError, match="boxed, paper, toy") as caught:
+    with pytest.raises(ValueError, match="boxed, paper, plain, toy") as caught:
         load_prompt_set(name)
     assert repr(name) in str(caught.value)
 
@@ -178,7 +240,7 @@ def test_unknown_set_is_named_with_the_known_ones(name: str) -> None:
 def test_directory_and_other_suffix_are_no_prompt_sets(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     for path in (str(tmp_path / "folder.yaml"), write(tmp_path, VALID, "mine.txt")):
-        with pytest.raises(ValueError, match="boxed, paper, toy"):
+        with pytest.raises(ValueError, match="boxed, paper, plain, toy"):
             load_prompt_set(path)
 
 
