@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from multi_attempt.grading import Grader, Policies
-from multi_attempt.prompts import PromptSet, load_prompt_set
+from multi_attempt.prompts import FEEDBACK_ROLES, PromptSet, load_prompt_set
 from multi_attempt.rewards import RewardRule
 
 
@@ -69,6 +69,7 @@ class TaskSettings:
         max_attempts: greatest N drawn in training, M in the paper.
         seed: seed of the draw.
         prompts: name of a built-in prompt set, or path of a YAML file.
+        feedback_role: the role that gives feedback, ``user`` or ``system``; null for the prompt set's own.
         repeat_question: whether feedback shows the question again.
         max_tokens_per_attempt: tokens that one attempt may have; null for all that are left of the response.
         reward: see :class:`multi_attempt.rewards.RewardRule`.
@@ -81,6 +82,7 @@ class TaskSettings:
     max_attempts: int = 5
     seed: int = 0
     prompts: str = "paper"
+    feedback_role: Optional[str] = None  # noqa: UP045
     repeat_question: bool = False
     max_tokens_per_attempt: Optional[int] = None  # noqa: UP045
     reward: RewardRule = field(default_factory=RewardRule)
@@ -116,6 +118,11 @@ class TaskSettings:
             raise ValueError(f"multi_attempt.stall_timeout = {self.stall_timeout} must be positive (.inf for never)")
         if not -1 <= self.guard.min_correlation <= 1:
             raise ValueError(f"multi_attempt.guard.min_correlation = {self.guard.min_correlation} must lie in [-1, 1]")
+        if self.feedback_role not in (None, *FEEDBACK_ROLES):
+            raise ValueError(
+                f"multi_attempt.feedback_role = {self.feedback_role!r}: use {' or '.join(FEEDBACK_ROLES)}, or null for "
+                "the prompt set's own"
+            )
         try:
             self.prompt_set  # noqa: B018 - an unknown or invalid prompt set shows here, not in the first episode
         except (ValueError, OSError) as error:
@@ -123,8 +130,9 @@ class TaskSettings:
 
     @property
     def prompt_set(self) -> PromptSet:
-        """The prompt set that ``prompts`` names."""
-        return load_prompt_set(self.prompts)
+        """The prompt set that ``prompts`` names, with the feedback by ``feedback_role`` if that is set."""
+        prompts = load_prompt_set(self.prompts)
+        return prompts if self.feedback_role is None else replace(prompts, feedback_role=self.feedback_role)
 
 
 def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:

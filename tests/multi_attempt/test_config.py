@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def test_empty_node_gives_the_defaults_of_the_paper() -> None:
         max_attempts=5,
         seed=0,
         prompts="paper",
+        feedback_role=None,
         repeat_question=False,
         max_tokens_per_attempt=None,
         reward=RewardRule(correct=1.0, well_formed=-0.5, otherwise=-1.0, attempt_discount=1.0, format_attempts="last"),
@@ -54,6 +56,7 @@ def test_settings_are_read_at_every_level() -> None:
             max_attempts: 10
             seed: 7
             prompts: boxed
+            feedback_role: user
             repeat_question: true
             max_tokens_per_attempt: 600
             reward: {attempt_discount: 0.9, format_attempts: any}
@@ -65,7 +68,7 @@ def test_settings_are_read_at_every_level() -> None:
     )
     assert (settings.min_attempts, settings.max_attempts, settings.seed) == (2, 10, 7)
     assert (settings.repeat_question, settings.max_tokens_per_attempt) == (True, 600)
-    assert settings.prompt_set.name == "boxed"
+    assert (settings.prompt_set.name, settings.prompt_set.feedback_role) == ("boxed", "user")
     assert settings.reward == RewardRule(attempt_discount=0.9, format_attempts="any")
     assert settings.grader == GraderSettings(
         deadline=1.0, policies=Policies(rounded_digits=0, any_order=False, integers="n")
@@ -82,6 +85,18 @@ def test_values_may_refer_to_the_rest_of_the_config() -> None:
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_prompt_sets_are_accepted(name: str) -> None:
     assert load_settings({"prompts": name}).prompt_set.name == name
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_feedback_role_changes_the_role_and_nothing_else(name: str) -> None:
+    own = load_settings({"prompts": name}).prompt_set
+    assert load_settings({"prompts": name, "feedback_role": None}).prompt_set == own
+    for role in ("user", "system"):
+        changed = load_settings({"prompts": name, "feedback_role": role}).prompt_set
+        assert changed == replace(own, feedback_role=role)
+        assert changed.after_wrong("Why?", 1) == {**own.after_wrong("Why?", 1), "role": role}
+        assert changed.after_unjudged("Why?", 1)["role"] == role
+    assert load_settings({"prompts": name}).prompt_set == own
 
 
 def test_users_prompt_file_is_loaded(tmp_path: Path) -> None:
@@ -134,6 +149,7 @@ def test_unknown_key_is_named(text: str, key: str) -> None:
         ("min_attempts: null", "min_attempts", "None"),
         ("seed: true", "seed", "True"),
         ("prompts: null", "prompts", "None"),
+        ("feedback_role: [user]", "feedback_role", "user"),
         ("repeat_question: perhaps", "repeat_question", "perhaps"),
         ("max_tokens_per_attempt: all", "max_tokens_per_attempt", "all"),
         ("reward: {correct: high}", "reward.correct", "high"),
@@ -160,6 +176,8 @@ def test_wrong_type_is_refused_by_key_and_value(text: str, key: str, value: str)
         ("{min_attempts: 4, max_attempts: 3}", "min_attempts", "4"),
         ("{min_attempts: 4, max_attempts: 3}", "max_attempts", "3"),
         ("prompts: papers", "prompts", "'papers'"),
+        ("feedback_role: assistant", "feedback_role", "'assistant': use user or system, or null"),
+        ("feedback_role: ''", "feedback_role", "''"),
         ("max_tokens_per_attempt: 0", "max_tokens_per_attempt", "0"),
         ("reward: {correct: -3}", "reward", "correct = -3.0"),
         ("reward: {well_formed: 2}", "reward", "well_formed = 2.0"),
