@@ -28,6 +28,7 @@ def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
         "attempts_used/success": float(len(attempts)) if valid and transcript.success else None,
         "attempts_used/failure": float(len(attempts)) if valid and not transcript.success else None,
         "repeat_rate": _mean([float(attempt.repeated) for attempt in attempts[1:]]),
+        "answer_rate": _mean([float(attempt.answer is not None) for attempt in attempts]),
         "format_rate": _mean([float(attempt.well_formed) for attempt in attempts]),
         **{f"stop/{reason.value}": float(transcript.stop is reason) for reason in StopReason},
         "tokens_per_attempt": _mean([float(attempt.span[1] - attempt.span[0]) for attempt in attempts]),
@@ -45,10 +46,11 @@ def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
 def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[str, float]:
     """The measures of a training step's episodes: the same keys every step, NaN where a measure does not apply.
 
-    Rates per attempt (``retry_success``, ``repeat_rate``, ``format_rate``, ``tokens_per_attempt``) weigh attempts
-    equally, ``cached_token_fraction`` tokens; ``success_by_budget/k`` is the success of the episodes that were allowed
-    k attempts; ``generated_tokens`` is their sum over all attempts, aborted episodes included; ``seconds/...`` is how
-    long an episode waited, in the mean; ``grader_timeouts``, ``grader_memory_limits``, ``episode_errors`` are counts.
+    Rates per attempt (``retry_success``, ``repeat_rate``, ``answer_rate``, ``format_rate``, ``tokens_per_attempt``)
+    weigh attempts equally, ``cached_token_fraction`` tokens; ``answer_rate`` is the share of attempts in which an
+    answer was found; ``success_by_budget/k`` is the success of the episodes that were allowed k attempts;
+    ``generated_tokens`` is their sum over all attempts, aborted episodes included; ``seconds/...`` is how long an
+    episode waited, in the mean; ``grader_timeouts``, ``grader_memory_limits``, ``episode_errors`` are counts.
 
     Args:
         transcripts: the episodes.
@@ -71,6 +73,7 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
         "attempts_used/success": _mean(len(transcript.attempts) for transcript in solved),
         "attempts_used/failure": _mean(len(transcript.attempts) for transcript in failed),
         "repeat_rate": _mean(attempt.repeated for attempt in retries),
+        "answer_rate": _mean(attempt.answer is not None for attempt in attempts),
         "format_rate": _mean(attempt.well_formed for attempt in attempts),
         **{f"stop/{reason.value}": _mean(t.stop is reason for t in transcripts) for reason in StopReason},
         "tokens_per_attempt": _mean(attempt.span[1] - attempt.span[0] for attempt in attempts),

@@ -19,6 +19,7 @@ NAMES = {
     "attempts_used/success",
     "attempts_used/failure",
     "repeat_rate",
+    "answer_rate",
     "format_rate",
     "stop/correct",
     "stop/exhausted",
@@ -35,11 +36,17 @@ NAMES = {
 
 
 def attempt(
-    correct: bool = False, *, tokens: int = 10, well_formed: bool = True, repeated: bool = False, reason: str = ""
+    correct: bool = False,
+    *,
+    tokens: int = 10,
+    answer: str | None = "3",
+    well_formed: bool = True,
+    repeated: bool = False,
+    reason: str = "",
 ) -> Attempt:
     return Attempt(
         span=(5, 5 + tokens),
-        answer="3",
+        answer=answer,
         correct=correct,
         well_formed=well_formed,
         truncated=False,
@@ -61,12 +68,12 @@ SOLVED_LATE = Transcript(
 FAILED = Transcript(
     2,
     StopReason.EXHAUSTED,
-    [attempt(tokens=50, reason="timeout"), attempt(tokens=60, well_formed=False, reason="timeout")],
+    [attempt(tokens=50, reason="timeout"), attempt(tokens=60, answer=None, well_formed=False, reason="timeout")],
     prompt_tokens=100,
     cached_tokens=0,
     seconds={"generate": 5.0, "grade": 0.0, "tokens": 0.75},
 )
-CUT = Transcript(3, StopReason.TRUNCATED, [attempt(tokens=70, well_formed=False)])
+CUT = Transcript(3, StopReason.TRUNCATED, [attempt(tokens=70, answer=None, well_formed=False)])
 CUT_BEFORE_THE_FIRST_ATTEMPT = Transcript(3, StopReason.TRUNCATED)
 ABORTED = Transcript(3)
 BROKEN = Transcript(
@@ -77,6 +84,7 @@ attempts = st.builds(
     attempt,
     st.booleans(),
     tokens=st.integers(1, 100),
+    answer=st.sampled_from([None, "3"]),
     well_formed=st.booleans(),
     repeated=st.booleans(),
     reason=st.sampled_from(["", "timeout", "crash"]),
@@ -123,6 +131,7 @@ def test_measures_of_a_solved_episode() -> None:
             "attempts_used/success": 3.0,
             "attempts_used/failure": None,
             "repeat_rate": 1 / 2,
+            "answer_rate": 1.0,
             "format_rate": 2 / 3,
             "stop/correct": 1.0,
             "stop/exhausted": 0.0,
@@ -150,6 +159,7 @@ def test_measures_of_a_failed_episode() -> None:
             "attempts_used/success": None,
             "attempts_used/failure": 2.0,
             "repeat_rate": 0.0,
+            "answer_rate": 1 / 2,
             "format_rate": 1 / 2,
             "stop/correct": 0.0,
             "stop/exhausted": 1.0,
@@ -184,6 +194,7 @@ def test_aborted_episode_counts_as_neither_success_nor_failure(transcript: Trans
         "attempts_used/success",
         "attempts_used/failure",
         "repeat_rate",
+        "answer_rate",
         "format_rate",
         "tokens_per_attempt",
     )
@@ -206,7 +217,8 @@ def test_measures_of_a_batch() -> None:
         "repeat_rate": 1 / 3,
         "attempts_used/success": (1 + 3) / 2,
         "attempts_used/failure": (2 + 1) / 2,
-        # Seven attempts; four of them in the right format.
+        # Seven attempts; five of them with an answer, and four in the right format.
+        "answer_rate": 5 / 7,
         "format_rate": 4 / 7,
         "tokens_per_attempt": (10 + 20 + 30 + 40 + 50 + 60 + 70) / 7,
         # Those of the broken episode were generated too.
