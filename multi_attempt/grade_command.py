@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import asdict
 
+from multi_attempt.answers import EXTRACTORS, extractor
 from multi_attempt.grading import Verdict, explain, grade
 
 
@@ -14,20 +15,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = 'Reads {"prediction": ..., "gold": ...} a line; writes a verdict for each, in order.'
     parser.add_argument("--explain", action="store_true", help="for a person: how each answer was read and compared")
+    parser.add_argument(
+        "--answer",
+        default="boxed",
+        metavar="NAMES",
+        help="where the answer stands in a prediction, as in a prompt set: one or several, in quotes, tried in order, "
+        f"of {', '.join(EXTRACTORS)} (default: %(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """One verdict out for each line in, whatever it holds."""
+    try:
+        extract = extractor(arguments.answer)
+    except ValueError as error:
+        raise ValueError(f"--answer = {arguments.answer!r}: {error}") from error
     for line in sys.stdin.buffer:
         prediction, gold, problem = _read_line(line)
         if problem:
             verdict = Verdict(correct=False, reason=problem)
             print(problem if arguments.explain else json.dumps(asdict(verdict)), flush=True)
-        elif arguments.explain:
+            continue
+        prediction = _boxed_answer(extract(prediction))
+        if arguments.explain:
             print(explain(prediction, gold).encode("ascii", "backslashreplace").decode() + "\n", flush=True)
         else:
             print(json.dumps(asdict(grade(prediction, gold))), flush=True)
     return 0
+
+
+def _boxed_answer(answer: str | None) -> str:
+    """An answer as the grader takes one; no answer is an empty text."""
+    return "" if answer is None else f"\\boxed{{{answer}}}"
 
 
 def _read_line(line: bytes) -> tuple[str, str, str]:

@@ -72,6 +72,16 @@ def test_grade_explains_to_a_person_how_it_read_and_who_decided() -> None:
     assert third.strip() == "not a case: JSONDecodeError"
 
 
+def test_grade_reads_the_answer_where_it_is_told_to() -> None:
+    lines = [case("5 * 11 = 55. The answer is 55.", "55"), case("#### 56", "55"), case("55", "55"), b"garbage"]
+    finished = multi_attempt("grade", "--answer", "hash_line final_statement", given=b"\n".join(lines))
+    verdicts: list[dict[str, Any]] = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert [verdict["answer"] for verdict in verdicts] == ["55", "56", None, None]
+    assert [verdict["correct"] for verdict in verdicts] == [True, False, False, False]
+    explained = multi_attempt("grade", "--explain", "--answer", "last_number", given=case("It is **1/2**.", "0.5"))
+    assert b"right, by number" in explained.stdout
+
+
 def test_grade_takes_a_last_line_without_an_end() -> None:
     finished = multi_attempt("grade", given=case(r"\boxed{3}", "3") + b"\n" + case(r"\boxed{ 4 }", "4"))
     assert [json.loads(line)["correct"] for line in finished.stdout.splitlines()] == [True, True]
@@ -105,6 +115,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["--nonsense"], "required: COMMAND"),
         (["grade", "--nonsense"], "--nonsense"),
         (["grade", "extra"], "extra"),
+        (["grade", "--answer", "boxed hashes"], "--answer = 'boxed hashes': unknown 'hashes'"),
         (["report"], "required: RUN"),
         (["report", "/nowhere/at/all"], "/nowhere/at/all"),
         (["eval", "--model", "m"], "required: --data"),
