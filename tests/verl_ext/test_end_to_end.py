@@ -32,6 +32,7 @@ _METRICS = {
     "attempts_used/success",
     "attempts_used/failure",
     "repeat_rate",
+    "answer_rate",
     "format_rate",
     *(f"stop/{reason}" for reason in ("correct", "exhausted", "truncated", "aborted")),
     "tokens_per_attempt",
