@@ -30,7 +30,8 @@ _END = 258  # the toy tokenizer's <|im_end|>
 _QUESTIONS = 16
 # 5 dialogues each of oracle and blind, and 5 fresh samples.
 _EPISODES = 15 * _QUESTIONS
-_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE", "VLLM_NO_USAGE_STATS": "1"}
+_MEMORY = "VLLM_CPU_KVCACHE_SPACE"
+_ENVIRONMENT = {_MEMORY: "1", "OMP_WAIT_POLICY": "PASSIVE", "VLLM_NO_USAGE_STATS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +126,9 @@ def test_an_end_token_that_generation_config_alone_names_is_a_stop_and_not_a_cut
 
 
 def test_a_context_that_does_not_fit_the_memory_is_told_with_what_helps(
-    toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(_ENVIRONMENT, _MEMORY)  # which would come before the engine's argument
     # Half of the toy's context of 1024 tokens: 3 layers, keys and values of 2 heads of width 32, in fp32.
     memory = ("--engine", f"kv_cache_memory_bytes={512 * 3 * 2 * 2 * 32 * 4}", "--protocols", "single-run")
     assert in_process(toy, tmp_path / "all", *memory, "--max-response-length", "none").wait(_DEADLINE_SECONDS) == 1
