@@ -151,7 +151,7 @@ def explain(prediction: str, gold: str) -> str:
     """How :func:`grade` came to its verdict, in some lines for a person."""
     verdict = grade(prediction, gold)
     lines = [
-        f"answer   {verdict.answer if verdict.answer is not None else 'none: no complete box with something in it'}",
+        f"answer   {verdict.answer if verdict.answer is not None else 'none where one may stand'}",
         f"read as  {describe(verdict.answer or '')}",
         f"gold     {gold}",
         f"read as  {describe(gold)}",

@@ -67,7 +67,7 @@ def test_grade_explains_to_a_person_how_it_read_and_who_decided() -> None:
     assert [line.split(maxsplit=1)[0] for line in first.splitlines()] == ["answer", "read", "gold", "read", "verdict"]
     assert ">(x, 5)" in first
     assert "right, by structure" in first
-    assert "no complete box" in second
+    assert "none where one may stand" in second
     assert "wrong, by none" in second
     assert third.strip() == "not a case: JSONDecodeError"
 
