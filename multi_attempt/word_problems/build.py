@@ -97,7 +97,6 @@ def _trained_kinds(table: Table, names: Sequence[str]) -> list[Kind]:
 
 
 def _splits(table: Table, trained: Sequence[Kind], settings: Settings) -> dict[str, Split]:
-    """The sets to draw. Training comes last, so that how much of it there is changes nothing that is held out."""
     known = [(kind, kind.templates) for kind in trained]
     others = [kind for kind in table.kinds.values() if kind not in trained]
     other = [
@@ -105,10 +104,10 @@ def _splits(table: Table, trained: Sequence[Kind], settings: Settings) -> dict[s
         *((kind, (*kind.templates, *kind.other_templates)) for kind in others),
     ]
     return {
-        OTHER_WORDINGS: Split(settings.other_wordings, other),
-        "test": Split(settings.test, known),
-        "validation": Split(settings.validation, known),
-        "train": Split(settings.train, known),
+        "train": Split(settings.train, known, share=0.55),
+        "validation": Split(settings.validation, known, share=0.1),
+        "test": Split(settings.test, known, share=0.2),
+        OTHER_WORDINGS: Split(settings.other_wordings, other, share=0.15),
     }
 
 

@@ -10,8 +10,14 @@ from string import Template
 from multi_attempt.data.overlap import normalise
 from multi_attempt.word_problems.table import PEOPLE, PRONOUNS, Kind, Table
 
-# A kind that gives nothing new so many times in a row has nothing left.
-_TRIES = 10_000
+Numbers = dict[str, int]
+"""The numbers of a question by their names in the table."""
+
+# How often numbers are drawn for a kind, before they are divided among the sets: nearly all that it has, or some
+# thousand of them.
+_DRAWS = 5_000
+# Wordings and words that give nothing new so many times in a row have nothing left.
+_TRIES = 1_000
 
 
 @dataclass(frozen=True)
@@ -40,63 +46,77 @@ class Split:
     Attributes:
         count: how many questions.
         wordings: each kind, which take turns, and the wordings to draw from.
+        share: of each kind's numbers, the part that this set has for itself.
     """
 
     count: int
     wordings: Sequence[tuple[Kind, Sequence[str]]]
+    share: float = 1.0
 
 
 def draw_questions(table: Table, splits: Mapping[str, Split], level: str, seed: int) -> dict[str, list[WordProblem]]:
     """Sets of questions, each question once; numbers that a kind has in one set it has in no other, in any order.
 
+    How many questions one set has changes nothing in another.
+
     Args:
         table: people and words.
-        splits: the sets by name; those that come first choose first.
+        splits: the sets by name; their shares are 1 together.
         level: of the numbers, one of :data:`multi_attempt.word_problems.table.LEVELS`.
         seed: the same arguments give the same questions.
 
     Raises:
         ValueError: there are not so many questions.
     """
-    owners: dict[tuple[str, tuple[int, ...]], str] = {}
-    seen: set[str] = set()
-    drawn: dict[str, list[WordProblem]] = {}
+    kinds = {kind.name: kind for split in splits.values() for kind, _ in split.wordings}
+    numbers = {name: _divide_numbers(kind, splits, level, seed) for name, kind in kinds.items()}
+    return {name: _draw_split(table, name, split, numbers, seed) for name, split in splits.items()}
+
+
+def _divide_numbers(kind: Kind, splits: Mapping[str, Split], level: str, seed: int) -> dict[str, list[Numbers]]:
+    """Each set's share of the numbers for which a kind has an answer."""
+    generator = random.Random(f"word problems {kind.name} {seed}")
+    orders: dict[tuple[int, ...], list[Numbers]] = {}
+    for _ in range(_DRAWS):
+        numbers = {name: generator.choice(choices) for name, choices in kind.numbers[level].items()}
+        same = orders.setdefault(tuple(sorted(numbers.values())), [])
+        if numbers not in same and kind.answer.value(numbers) is not None:
+            same.append(numbers)
+    usable = [same for same in orders.values() if same]
+    divided: dict[str, list[Numbers]] = {}
+    start, share = 0, 0.0
     for name, split in splits.items():
-        generator = random.Random(f"word problems {name} {seed}")
-        drawn[name] = []
-        for index in range(split.count):
-            kind, wordings = split.wordings[index % len(split.wordings)]
-            for _ in range(_TRIES):
-                problem = _draw(table, kind, wordings, level, generator)
-                if problem is not None and _is_new(problem, name, owners, seen):
-                    drawn[name].append(problem)
-                    break
-            else:
-                raise ValueError(
-                    f"{name} = {split.count} questions: after {index}, kind {kind.name} has no more that differ from "
-                    f"all others at level {level}; ask for fewer questions in any set, more kinds or a harder level"
-                )
-    return drawn
+        share += split.share
+        end = round(share * len(usable))
+        divided[name] = [numbers for same in usable[start:end] for numbers in same]
+        start = end
+    return divided
 
 
-def _is_new(problem: WordProblem, split: str, owners: dict[tuple[str, tuple[int, ...]], str], seen: set[str]) -> bool:
-    """Whether nobody has the question, and no other set its numbers; if so, they are taken."""
-    numbers = (problem.kind, tuple(sorted(problem.numbers)))
-    text = normalise(problem.text)
-    if text in seen or owners.setdefault(numbers, split) != split:
-        return False
-    seen.add(text)
-    return True
+def _draw_split(
+    table: Table, name: str, split: Split, numbers: Mapping[str, Mapping[str, Sequence[Numbers]]], seed: int
+) -> list[WordProblem]:
+    generator = random.Random(f"word problems {name} {seed}")
+    drawn: dict[str, WordProblem] = {}
+    for index in range(split.count):
+        kind, wordings = split.wordings[index % len(split.wordings)]
+        own = numbers[kind.name][name]
+        for _ in range(_TRIES if own else 0):
+            problem = _word(table, kind, wordings, generator.choice(own), generator)
+            if drawn.setdefault(normalise(problem.text), problem) is problem:
+                break
+        else:
+            raise ValueError(
+                f"{name} = {split.count} questions: after {index}, kind {kind.name} has no more that differ; ask for "
+                "fewer, for more kinds or for a harder level"
+            )
+    return list(drawn.values())
 
 
-def _draw(
-    table: Table, kind: Kind, wordings: Sequence[str], level: str, generator: random.Random
-) -> WordProblem | None:
-    """A question of a kind; None if the numbers drawn do not suit it."""
-    numbers = {name: generator.choice(choices) for name, choices in kind.numbers[level].items()}
+def _word(table: Table, kind: Kind, wordings: Sequence[str], numbers: Numbers, generator: random.Random) -> WordProblem:
+    """A question of a kind about these numbers."""
     answer = kind.answer.value(numbers)
-    if answer is None:
-        return None
+    assert answer is not None
     words = {**_draw_words(table, generator), **{name: str(number) for name, number in numbers.items()}}
     text = Template(generator.choice(wordings)).substitute(words)
     return WordProblem(text, answer, kind.name, kind.answer.steps, tuple(numbers.values()))

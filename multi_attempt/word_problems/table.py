@@ -89,8 +89,9 @@ def _value(node: ast.expr, numbers: Mapping[str, int]) -> int | None:
             return None
         result = _OPERATIONS[type(node.op)](left, right)
         return int(result) if result >= _LEAST_NUMBER and result.denominator == 1 else None
-    assert isinstance(node, ast.Constant)
-    return int(node.value)
+    value = ast.literal_eval(node)
+    assert isinstance(value, int)
+    return value
 
 
 @dataclass(frozen=True)
@@ -143,16 +144,25 @@ def load_table(path: Path | None = None) -> Table:
 
 
 def _table(content: Mapping[str, Any]) -> Table:
-    people = {name: pronoun for pronoun, names in content["people"].items() for name in names}
+    people = {name: pronoun for pronoun, names in _mapping("people", content["people"]).items() for name in names}
     if unknown := set(people.values()) - set(PRONOUNS):
         raise ValueError(f"people: {', '.join(sorted(unknown))} is no pronoun; use {' or '.join(PRONOUNS)}")
     if len(people) < len(PEOPLE):
         raise ValueError(f"people = {', '.join(people) or 'none'}: name at least {len(PEOPLE)}")
-    words = {name: tuple(pairs.items()) for name, pairs in content["words"].items()}
+    words = {
+        name: tuple(_mapping(f"words.{name}", pairs).items())
+        for name, pairs in _mapping("words", content["words"]).items()
+    }
     common = {*PEOPLE, *PRONOUNS["she"], *words, *(f"{name}s" for name in words)}
-    kinds = {name: _kind(name, entry, common) for name, entry in content["kinds"].items()}
+    kinds = {name: _kind(name, entry, common) for name, entry in _mapping("kinds", content["kinds"]).items()}
     _refuse_repeated_wordings(kinds)
     return Table(kinds, people, words)
+
+
+def _mapping(place: str, entry: Any) -> Mapping[str, Any]:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{place} = {entry!r} must hold values by name")
+    return entry
 
 
 def _fields(entry: Any, place: str, required: set[str], optional: frozenset[str] = frozenset()) -> Mapping[str, Any]:
@@ -182,11 +192,9 @@ def _kind(name: str, entry: Any, common: set[str]) -> Kind:
         for level, ranges in _fields(entry["numbers"], f"{place}: numbers", set(LEVELS)).items()
     }
     templates, others = (
-        tuple(_wording(f"{place}: {field}", text, answer.names, common) for text in entry[field])
+        tuple(_wording(f"{place}: {field}", text, answer.names, common) for text in _wordings(place, field, entry))
         for field in ("templates", "other_templates")
     )
-    if not templates or not others:
-        raise ValueError(f"{place}: templates and other_templates must hold at least one wording each")
     return Kind(name, answer, numbers, templates, others, bool(entry.get("held_out", False)))
 
 
@@ -204,6 +212,13 @@ def _ranges(place: str, entry: Any, names: set[str]) -> dict[str, range]:
             )
         ranges[name] = range(low, high + 1, *step)
     return ranges
+
+
+def _wordings(place: str, field: str, entry: Mapping[str, Any]) -> list[Any]:
+    wordings = entry[field]
+    if not isinstance(wordings, list) or not wordings:
+        raise ValueError(f"{place}: {field} = {wordings!r} must be a list of at least one wording")
+    return wordings
 
 
 def _wording(place: str, text: Any, numbers: set[str], common: set[str]) -> str:
