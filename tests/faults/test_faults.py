@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,6 +29,12 @@ _STALL_TIMEOUT = 200
 _TIME_LEFT = 3600
 _DISK_BYTES = 2**30
 _STEP = "the step under way"
+
+# More than a run of the toy model takes at its start, when its engine compiles.
+_RUN_BYTES = 10 * 2**30
+_TAKEN_BYTES = 2**28
+_LOOK_SECONDS = 0.1
+_TAKER = "import sys; taken = [b'1' * int(size) for size in sys.stdin]"
 
 
 class Work:
@@ -88,7 +96,7 @@ def end(run: Run, pattern: str, step: int, limit: float = _END_SECONDS) -> tuple
 
 def message(run: Run, pattern: str) -> str:
     """What the user sees: the exception in the log, up to the end of its first sentence, without folders."""
-    line = re.sub(r"^.*?(\w+(Died|Error|Episodes|Stalled)\w*: )", r"\1", run.seen(pattern).strip())
+    line = re.sub(r"^.*?(\w*(Died|Error|Episodes|Killed|Stalled)\w*: )", r"\1", run.seen(pattern).strip())
     return f"`{re.sub(r'/[^ ]*/', '', re.split(r'[.;]( |$)', line)[0])}`"
 
 
@@ -160,6 +168,44 @@ def test_kill_of_a_ray_node(work: Work, rows: Path) -> None:
 
 def raylets(run: Run) -> set[psutil.Process]:
     return {process for process in run.processes() if "raylet/raylet" in title(process).split(" ")[0]}
+
+
+def test_a_kill_by_ray_for_memory(work: Work, rows: Path) -> None:
+    """Ray's bound leaves room for the run, and then something else on the machine takes it."""
+    bound = memory_used() + _RUN_BYTES
+    total = psutil.virtual_memory().total
+    if bound > total:
+        pytest.skip(f"a run and what else is here need {bound >> 20} MiB, and this machine has {total >> 20}")
+    with work.run(RAY_memory_usage_threshold=str(bound / total)) as run, memory_taker() as take:
+        step = start(run)
+        while memory_used() < bound:
+            take(_TAKEN_BYTES)
+            time.sleep(_LOOK_SECONDS)
+        found = end(run, "KilledForMemory: ", step)
+        run.seen("To hold less, lower the tokens of a pass")
+    fault = "another process takes the node's memory, and Ray kills (`RAY_memory_usage_threshold`, by default 0.95)"
+    Row(fault, *found, _STEP).write(rows, "06-memory")
+
+
+def memory_used() -> int:
+    """Of the machine, as Ray counts."""
+    memory = psutil.virtual_memory()
+    return int(memory.total - memory.available)
+
+
+@contextmanager
+def memory_taker() -> Iterator[Callable[[int], None]]:
+    """A process that takes so many bytes with each call, and gives all back in the end."""
+    taker = subprocess.Popen([sys.executable, "-c", _TAKER], stdin=subprocess.PIPE, text=True)
+
+    def take(size: int) -> None:
+        print(size, file=taker.stdin, flush=True)
+
+    try:
+        yield take
+    finally:
+        taker.kill()
+        taker.wait()
 
 
 def test_a_hung_engine(work: Work, rows: Path) -> None:
