@@ -133,7 +133,8 @@ def _report_failures(models: list[dict[str, Any]], output: Path) -> int:
 
 def _notes(arguments: argparse.Namespace, chosen: chosen_settings.Chosen) -> Iterator[str]:
     """What a person should know of what is asked, and how."""
-    yield f"settings: {chosen_settings.in_words(chosen.dialogue.to_dict())} (from {chosen.source}, but for what flags say)"
+    words = chosen_settings.in_words(chosen.dialogue.to_dict())
+    yield f"settings: {words} (from {chosen.source}, but for what flags say)"
     if arguments.max_prompt_length is not None:
         yield "--max-prompt-length has no effect: a prompt may be as long as the model's context holds"
     if arguments.plain_messages:
