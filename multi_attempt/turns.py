@@ -27,6 +27,11 @@ _STAND_IN, _OTHER = "QaQ", "ZbZ"
 _ATTEMPTS = (r"So it is \boxed{5}.", "<think>\nLet me see.\n</think>\n\nSo it is \\boxed{5}.")
 _CHECKED_ATTEMPTS = 3
 
+# What a tokenizer has to give back as it was.
+_PROSE = "The answer is 12 apples.\nSo \\boxed{12}"
+
+_ANOTHER_TEMPLATE = "set another template (actor_rollout_ref.model.custom_chat_template; --chat-template in evaluation)"
+
 
 class TemplateError(ValueError):
     """A chat template that cannot show a dialogue of several attempts."""
@@ -62,7 +67,14 @@ class ChatTemplate:
         marks = sorted({*special, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
         own = {tokenizer.eos_token_id} - {None}
-        self.end_ids: frozenset[int] = frozenset({*own, *generation_end_ids, *self._closing()})
+        try:
+            closing = self._closing()
+        except TemplateError as error:
+            raise TemplateError(
+                f"a question of the role 'user' with an answer of the role 'assistant' cannot be shown: {error}; "
+                f"{_ANOTHER_TEMPLATE} that takes texts"
+            ) from error
+        self.end_ids: frozenset[int] = frozenset({*own, *generation_end_ids, *closing})
 
     # ---- The dialogue in tokens ----
 
@@ -191,13 +203,19 @@ def template_problems(
     Returns:
         Each with the prompt set, the role and what to change; empty if there is nothing to complain of.
     """
-    problems = list(_end_problems(chat)) + list(_opening_problems(chat, prompts, question, attempts))
+    problems = list(_token_problems(chat)) + list(_opening_problems(chat, prompts, question, attempts))
     if not problems and attempts > 1:
         problems = list(_feedback_problems(chat, prompts, question, attempts, repeat_question))
     return problems
 
 
-def _end_problems(chat: ChatTemplate) -> Iterator[str]:
+def _token_problems(chat: ChatTemplate) -> Iterator[str]:
+    back = chat.text_of(chat._encode(_PROSE))
+    if back.strip() != _PROSE:
+        yield (
+            f"the tokenizer makes {back!r} of {_PROSE!r}, so that answers would not be read as they were written; load "
+            "it by the class that it was made for (a model's folder needs its own config.json)"
+        )
     ids = chat.closing_ids()
     text = chat.tokenizer.decode(ids)
     if text.strip() and not chat.end_ids.intersection(ids):
@@ -232,9 +250,9 @@ def _no_system(messages: Sequence[Message]) -> str:
     if messages[0]["role"] == "system":
         return (
             "choose a prompt set without a system message (multi_attempt.prompts=plain, or a YAML file whose `system` "
-            "is empty), or set another template (actor_rollout_ref.model.custom_chat_template)"
+            f"is empty), or {_ANOTHER_TEMPLATE}"
         )
-    return "set another template (actor_rollout_ref.model.custom_chat_template)"
+    return _ANOTHER_TEMPLATE
 
 
 def _feedback_problems(
@@ -248,7 +266,7 @@ def _feedback_problems(
             remedy = (
                 f"set multi_attempt.feedback_role={other} (`feedback_role: {other}` in a prompt set of your own)"
                 if cured
-                else "set another template (actor_rollout_ref.model.custom_chat_template)"
+                else _ANOTHER_TEMPLATE
             )
             yield f"prompt set {prompts.name!r}, feedback of the role {role!r}: {problem}; {remedy}"
             return
@@ -277,7 +295,8 @@ def _common_end(one: str, other: str) -> str:
 
 
 def _shows(text: str, message: Message) -> bool:
-    return message["content"].strip() in text
+    """Whether a message stands in a text; some templates write white space otherwise."""
+    return " ".join(message["content"].split()) in " ".join(text.split())
 
 
 def _roles(messages: Sequence[Message]) -> str:

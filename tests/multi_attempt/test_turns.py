@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from multi_attempt.prompts import Message, PromptSet, load_prompt_set
@@ -220,13 +221,29 @@ def test_with_one_attempt_there_is_no_feedback_to_show() -> None:
 
 def test_a_template_of_message_parts_is_refused_at_once() -> None:
     """As those of models of text and images, which take no plain texts."""
-    with pytest.raises(TemplateError, match="the chat template"):
+    with pytest.raises(TemplateError, match=r"'assistant' cannot be shown: .*custom_chat_template"):
         chat(PARTS)
+
+
+def test_a_template_that_writes_white_space_otherwise_shows_the_message() -> None:
+    """As Falcon's does."""
+    prompts = replace(TOY, user="$question\n\nin  words ($n)", feedback="No.\n\nAgain ($n)", neutral="")
+    folded = PLAIN.replace("m.content", "m.content.replace('\n\n', '\n').replace('  ', ' ')") + OPEN
+    assert template_problems(chat(folded), prompts, QUESTION, 3) == []
 
 
 def test_a_retry_that_the_template_hides_is_never_played() -> None:
     with pytest.raises(TemplateError, match="role 'system'"):
         chat(FIRST_SYSTEM).after_attempt(dialogue(BOXED), END)
+
+
+def test_a_tokenizer_that_loses_spaces_is_refused() -> None:
+    """As one loaded by another class than its own does."""
+    spaceless = make_tokenizer()
+    spaceless.backend_tokenizer.normalizer = normalizers.Replace(" ", "")
+    [problem] = template_problems(ChatTemplate(spaceless), replace(TOY, user="$question", feedback="No."), QUESTION, 1)
+    assert "Theansweris12apples." in problem
+    assert "config.json" in problem
 
 
 def test_a_model_that_never_ends_is_refused() -> None:
