@@ -8,7 +8,7 @@ from typing import Any
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
-from verl_ext.cpu import patches
+from verl_ext.cpu import attention, patches
 
 _BACKENDS = ["fsdp", "fsdp2"]
 
@@ -31,7 +31,7 @@ class CPUFSDPEngineWithValueHead(FSDPEngineWithValueHead):
     """The critic's engine, with an attention that runs on CPU."""
 
     def _build_module(self) -> Any:
-        with patches.value_head_attention("sdpa"):
+        with patches.value_head_attention(attention.NAME):
             return super()._build_module()
 
 
