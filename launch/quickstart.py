@@ -43,7 +43,7 @@ def main() -> int:
         how = [
             *("--data", str(toy / "heldout.parquet"), "--attempts", "5", "--protocols", "all"),
             *("--prompts", "toy", "--max-tokens-per-attempt", "48"),
-            *("--max-prompt-length", "64", "--max-response-length", "384"),
+            *("--max-response-length", "384"),
         ]
         evaluate({BEFORE: toy / "model", AFTER: trained}, how, output)
         run([*cli("report"), str(output)])

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from verl.utils import hf_tokenizer
 from verl.utils.fs import copy_to_local
 from verl.workers.rollout.utils import get_max_position_embeddings
 
+from multi_attempt.model_settings import from_config
 from multi_attempt.turns import ChatTemplate, generation_end_ids
 from verl_ext.model_config import ACTOR_MODEL, load_model_config
 from verl_ext.sampling import usable_context
@@ -46,11 +47,9 @@ def chat_template(config: DictConfig, tokenizer: Any) -> ChatTemplate:
     """
     model = config.actor_rollout_ref.model
     end_ids = generation_end_ids(copy_to_local(model.path), trust_remote_code=bool(model.get("trust_remote_code")))
-    arguments: Any = OmegaConf.to_container(OmegaConf.create(config.data.get("apply_chat_template_kwargs") or {}))
-    if model.get("custom_chat_template") is not None:
-        # verl gives it to the processor alone, where a model has one (workers/config/model.py, line 171).
-        arguments["chat_template"] = model.custom_chat_template
-    return ChatTemplate(tokenizer, arguments, end_ids)
+    # With a custom template too: verl gives it to the processor alone, where a model has one (workers/config/model.py,
+    # line 171).
+    return ChatTemplate(tokenizer, from_config(config).template_arguments, end_ids)
 
 
 def context_length(config: DictConfig) -> int:

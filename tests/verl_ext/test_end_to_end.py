@@ -138,7 +138,7 @@ def check_export_in_vllm(exported: Path, folder: Path) -> None:
     command = [
         *(sys.executable, "-m", "multi_attempt.cli", "eval", "--model", str(exported), "--prompts", "toy"),
         *("--data", str(folder / "heldout.parquet"), "--attempts", "2", "--output", str(output)),
-        *("--max-prompt-length", "64", "--max-response-length", "128", "--max-tokens-per-attempt", "16"),
+        *("--max-response-length", "128", "--max-tokens-per-attempt", "16"),
         *("--engine", "enforce_eager=true", "--engine", "block_size=32"),
     ]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
