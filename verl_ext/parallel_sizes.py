@@ -279,6 +279,8 @@ def _token_room(config: DictConfig, roles: list[str]) -> Iterator[str]:
     (``verl/utils/seqlen_balancing.py``, line 384), after hours perhaps.
     """
     longest = config.data.max_prompt_length + config.data.max_response_length
+    # The rollout makes no longer one.
+    longest = min(longest, config.actor_rollout_ref.rollout.max_model_len or longest)
     for role, switch, field in _MICRO_BATCHES:
         if role not in roles or not OmegaConf.select(config, switch):
             continue
@@ -286,7 +288,8 @@ def _token_room(config: DictConfig, roles: list[str]) -> Iterator[str]:
         if tokens is not None and tokens * split < longest:
             yield (
                 f"{field} = {tokens}, with a sequence on {split} GPU{'s' * (split > 1)}, is too few for a sequence of "
-                f"data.max_prompt_length + data.max_response_length = {longest} tokens; set it to at least "
+                f"{longest} tokens (data.max_prompt_length + data.max_response_length, or "
+                f"actor_rollout_ref.rollout.max_model_len where that is less); set it to at least "
                 f"{ceil(longest / split)}"
             )
 

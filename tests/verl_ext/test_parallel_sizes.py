@@ -268,8 +268,13 @@ def test_a_micro_batch_holds_the_longest_sequence(
 ) -> None:
     fields = {**LONGEST, **others, field: 4000}
     error = only_error(composed("qwen2_5_math_7b", engine, **fields))
-    assert_tells(error, f"{field} = 4000", "a sequence on 1 GPU,", "= 4001 tokens", "at least 4001")
+    assert_tells(error, f"{field} = 4000", "a sequence on 1 GPU,", "a sequence of 4001 tokens", "at least 4001")
     assert list(parallel_size_errors(composed("qwen2_5_math_7b", engine, **{**fields, field: 4001}))) == []
+
+
+def test_a_sequence_is_no_longer_than_the_rollouts_context(composed: Compose) -> None:
+    fields = {**LONGEST, f"{CRITIC}.ppo_infer_{TOKENS}": 4000, f"{ROLLOUT}.max_model_len": 4000}
+    assert list(parallel_size_errors(composed("qwen2_5_math_7b", "fsdp", **fields))) == []
 
 
 def test_gpus_that_share_a_sequence_share_its_tokens(composed: Compose) -> None:
