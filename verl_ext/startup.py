@@ -89,6 +89,7 @@ def check(config: DictConfig) -> None:
     if errors:
         raise StartupError(errors)
     _warn_of_no_checkpoints(config)
+    _warn_of_slow_bfloat16(config)
 
 
 def _plugin(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
@@ -163,6 +164,18 @@ def _warn_of_no_checkpoints(config: DictConfig) -> None:
             "trainer.save_freq = %s: this run saves no checkpoint, and an interruption loses all of it; set it to the "
             "number of steps between checkpoints",
             trainer.save_freq,
+        )
+
+
+def _warn_of_slow_bfloat16(config: DictConfig) -> None:
+    if config.trainer.device != "cpu" or config.actor_rollout_ref.rollout.dtype != "bfloat16":
+        return
+    from torch import cpu
+
+    if not (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()):
+        _logger.warning(
+            "cpu.dtype = bfloat16: the cores of this machine have no instructions for it (avx512_bf16, amx_bf16), and "
+            "are faster with cpu.dtype=float32 cpu.least_correlation=0.9999"
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 import pytest
+import torch
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import PreTrainedTokenizerFast
@@ -210,6 +211,31 @@ def test_a_long_run_without_checkpoints_is_warned_of(
         check(run)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warns
     assert not warns or f"trainer.save_freq = {save_freq}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "avx512", "amx", "warns"),
+    [
+        *(("bfloat16", False, False, True), ("bfloat16", True, False, False), ("bfloat16", False, True, False)),
+        ("float32", False, False, False),
+    ],
+)
+def test_bfloat16_without_instructions_for_it_is_warned_of(
+    run: DictConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    dtype: str,
+    avx512: bool,
+    amx: bool,
+    warns: bool,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    run.cpu.dtype = dtype
+    with caplog.at_level(logging.WARNING, "verl_ext"):
+        check(run)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warns
+    assert not warns or "cpu.dtype=float32" in caplog.text
 
 
 # ---- The data ----
