@@ -64,10 +64,8 @@ def test_the_wheel_holds_every_config_and_template(wheel: Path) -> None:
         names = set(archive.namelist())
     assert {f"verl_ext/config/{path.relative_to(_ROOT / 'config')}" for path in _ROOT.glob("config/**/*.yaml")} <= names
     assert {f"multi_attempt/evaluation/{path.name}" for path in _ROOT.glob("eval/*.j2")} <= names
-    assert "verl_ext/memory/gpus.yaml" in names
-    assert {
-        f"multi_attempt/prompt_sets/{path.name}" for path in _ROOT.glob("multi_attempt/prompt_sets/*.yaml")
-    } <= names
+    tables = (path for package in ("multi_attempt", "verl_ext") for path in (_ROOT / package).rglob("*.yaml"))
+    assert {str(path.relative_to(_ROOT)) for path in tables} <= names
 
 
 def test_the_wheel_holds_every_module(wheel: Path) -> None:
