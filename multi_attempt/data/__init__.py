@@ -5,6 +5,6 @@ A source's rows are read (``files``, ``hub``) by what the table knows of it (``s
 manifest that says all this (``store``); ``prepare`` puts the steps in order, ``command`` is the command line.
 """
 
-from multi_attempt.data.rows import make_row, write_parquet
+from multi_attempt.data.rows import evaluation_source, make_row, read_evaluation_source, write_parquet
 
-__all__ = ["make_row", "write_parquet"]
+__all__ = ["evaluation_source", "make_row", "read_evaluation_source", "write_parquet"]

@@ -12,7 +12,12 @@ from multi_attempt.data.prepare import Options, Request, prepare
 from multi_attempt.data.sources import ROLES, Source, default_sources, known_sources, own_source
 
 # The options that only a source of the user's own takes, by their names in the parsed arguments.
-_OWN = {"role": "--role", "question_field": "--question-field", "answer_field": "--answer-field"}
+_OWN = {
+    "role": "--role",
+    "question_field": "--question-field",
+    "answer_field": "--answer-field",
+    "context_field": "--context-field",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[SOURCE=]FILE",
-        help="read a source from a .jsonl or .parquet file instead of the Hugging Face hub; may be given again",
+        help="read a source from a .jsonl, .json or .parquet file instead of the Hugging Face hub; may be given again",
     )
     parser.add_argument("--output", type=Path, default=Path("data"), help="folder to write (default data)")
     parser.add_argument(
@@ -44,18 +49,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="numbers of attempts to validate with (default 1 2 5)",
     )
+    parser.add_argument(
+        "--evaluation-attempts",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="write evaluation sets also with these numbers of attempts, to be validated on during training",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draw of validation questions (default 0)")
     parser.add_argument("--revision", help="revision of the datasets on the hub (default: the newest)")
     parser.add_argument("--refresh", action="store_true", help="ask the hub for a newer revision of what is there")
     parser.add_argument("--role", choices=ROLES, help="what a source of your own is for")
     parser.add_argument("--question-field", metavar="F", help="its field of the question (default question or problem)")
     parser.add_argument("--answer-field", metavar="F", help="its field of the gold answer (default answer)")
+    parser.add_argument(
+        "--context-field",
+        metavar="F",
+        help="its field of what to put before the question (default context; '': none)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare the sources, unless they are there already."""
-    options = Options(arguments.validation, tuple(arguments.validation_attempts), arguments.seed)
-    prepare(_requests(arguments), arguments.output, options)
+    attempts = tuple(arguments.evaluation_attempts)
+    options = Options(arguments.validation, tuple(arguments.validation_attempts), arguments.seed, attempts)
+    requests = _requests(arguments)
+    if attempts and all(request.source.trains for request in requests):
+        raise ValueError(
+            f"--evaluation-attempts = {' '.join(map(str, attempts))}, but no source is for evaluation; name one, or "
+            "leave it out"
+        )
+    prepare(requests, arguments.output, options)
     return 0
 
 
@@ -65,7 +90,7 @@ def _requests(arguments: argparse.Namespace) -> list[Request]:
     known = known_sources()
     own = [name for name in names if name not in known]
     for attribute, option in _OWN.items():
-        if getattr(arguments, attribute) and not own:
+        if getattr(arguments, attribute) is not None and not own:
             raise ValueError(
                 f"{option} = {getattr(arguments, attribute)} is for a source of your own, and all named are known; "
                 "leave it out"
@@ -81,7 +106,8 @@ def _own_source(name: str, arguments: argparse.Namespace, files: Mapping[str, Pa
             f"SOURCE = {name!r} is none of {', '.join(known_sources())}; for a source of your own, say where its rows "
             f"are and what they are for: --from {name}=FILE --role {'|'.join(ROLES)}"
         )
-    return own_source(name, arguments.role, arguments.question_field, arguments.answer_field)
+    fields = arguments.question_field, arguments.answer_field, arguments.context_field
+    return own_source(name, arguments.role, *fields)
 
 
 def _request(source: Source, arguments: argparse.Namespace, files: Mapping[str, Path]) -> Request:

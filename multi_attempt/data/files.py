@@ -20,7 +20,7 @@ class RawRow:
 
     Attributes:
         fields: its fields.
-        line: its number, from 1; in a Parquet file or on the hub, of the row.
+        line: its number, from 1; in a JSON array, in a Parquet file or on the hub, of the row.
         place: the file and the line, for messages.
         part: the config and split that it is of; empty in a file.
     """
@@ -33,7 +33,7 @@ class RawRow:
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of JSON lines, or a Parquet file, read once."""
+    """A file of JSON lines, of a JSON array, or a Parquet file, read once."""
 
     path: Path
 
@@ -51,9 +51,9 @@ class LocalFile:
         Raises:
             ValueError: the file is empty, of an unknown kind, or not what it says.
         """
-        readers = {".jsonl": _json_rows, ".parquet": _parquet_rows}
+        readers = {".jsonl": _line_rows, ".json": _json_rows, ".parquet": _parquet_rows}
         if self.path.suffix not in readers:
-            raise ValueError(f"--from = {self.path}: its kind is not known; use a .jsonl or a .parquet file")
+            raise ValueError(f"--from = {self.path}: its kind is not known; use a {', '.join(readers)} file")
         rows = list(readers[self.path.suffix](self.path, self._content))
         if not rows:
             raise ValueError(f"--from = {self.path}: there are no rows in it; name a file that has some")
@@ -67,23 +67,40 @@ class LocalFile:
 
 
 def _json_rows(path: Path, content: bytes) -> Iterator[RawRow]:
+    """Files called ``.json`` hold one array of all rows, or lines all the same."""
+    return _array_rows(path, content) if content.lstrip().startswith(b"[") else _line_rows(path, content)
+
+
+def _array_rows(path: Path, content: bytes) -> Iterator[RawRow]:
+    values = _parsed(content, str(path), "correct the file")
+    for number, value in enumerate(tqdm(values, desc=f"Reading {path.name}", unit="row"), start=1):
+        place = f"{path}, row {number}"
+        yield RawRow(_object(value, place), number, place)
+
+
+def _line_rows(path: Path, content: bytes) -> Iterator[RawRow]:
     for number, line in enumerate(tqdm(content.split(b"\n"), desc=f"Reading {path.name}", unit="line"), start=1):
         if line.strip():
             place = f"{path}, line {number}"
-            yield RawRow(_json_object(line, place), number, place)
+            yield RawRow(_object(_parsed(line, place, "correct or remove the line"), place), number, place)
 
 
-def _json_object(line: bytes, place: str) -> dict[str, Any]:
+def _parsed(text: bytes, place: str, remedy: str) -> Any:
     try:
-        value = json.loads(line.decode())
+        return json.loads(text.decode())
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{place}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: not JSON ({error}): {line[:80]!r}; correct or remove the line") from error
+        raise ValueError(f"{place}: not JSON ({error}): {text[:80]!r}; {remedy}") from error
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{place}: {line[:80]!r} is no JSON object; each line must be one, a row's fields by name")
+        raise ValueError(
+            f"{place}: {json.dumps(value)[:80]} is no JSON object; each row must be one, its fields by name"
+        )
     return value
 
 

@@ -18,7 +18,7 @@ from multi_attempt.data.files import LocalFile
 from multi_attempt.data.golds import refusal
 from multi_attempt.data.hub import HubDataset
 from multi_attempt.data.overlap import Overlap, normalise
-from multi_attempt.data.rows import make_row
+from multi_attempt.data.rows import evaluation_source, make_row
 from multi_attempt.data.sources import Question, Source, read_question
 from multi_attempt.grading import Grader
 
@@ -30,26 +30,39 @@ _PRINTED_ROWS = 5
 
 @dataclass(frozen=True)
 class Options:
-    """How training rows are split.
+    """How training rows are split, and which rows beside them a run can validate on.
 
     Attributes:
         validation: how many questions are drawn from them for validation, and taken out of them.
         validation_attempts: the numbers of attempts that each of these is validated with.
         seed: of the draw.
+        evaluation_attempts: the numbers of attempts that each question of an evaluation set is given during training;
+            none if it is left for afterwards.
     """
 
     validation: int = 128
     validation_attempts: tuple[int, ...] = (1, 2, 5)
     seed: int = 0
+    evaluation_attempts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        attempts = self.validation_attempts
         if self.validation < 0:
             raise ValueError(f"--validation = {self.validation} must be 0, for none, or more")
-        if (self.validation and not attempts) or min(attempts, default=1) < 1 or len(set(attempts)) < len(attempts):
-            raise ValueError(
-                f"--validation-attempts = {' '.join(map(str, attempts))}: give whole numbers of at least 1, each once"
-            )
+        _check_attempts("--validation-attempts", self.validation_attempts, needed=self.validation > 0)
+        _check_attempts("--evaluation-attempts", self.evaluation_attempts, needed=False)
+
+    def of(self, source: Source) -> dict[str, Any]:
+        """Those that decide what a source's folder holds."""
+        options = asdict(self)
+        attempts = options.pop("evaluation_attempts")
+        if source.trains:
+            return options
+        return {"evaluation_attempts": attempts} if attempts else {}
+
+
+def _check_attempts(option: str, attempts: Sequence[int], *, needed: bool) -> None:
+    if (needed and not attempts) or min(attempts, default=1) < 1 or len(set(attempts)) < len(attempts):
+        raise ValueError(f"{option} = {' '.join(map(str, attempts))}: give whole numbers of at least 1, each once")
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ def prepare(requests: Sequence[Request], output: Path, options: Options) -> None
     evaluation = [request for request in requests if not request.source.trains]
     missing = [request for request in evaluation if not _is_there(request, output, options, {})]
     present = _present_sets(requests, output, missing)
-    prepared = [_prepare_evaluation(request) for request in missing]
+    prepared = [_prepare_evaluation(request, options) for request in missing]
     training = [request for request in requests if request.source.trains]
     if not missing:
         training = [request for request in training if not _is_there(request, output, options, present)]
@@ -126,7 +139,7 @@ def _is_there(request: Request, output: Path, options: Options, compared: Mappin
 
 def _recipe(source: Source, options: Options) -> dict[str, Any]:
     """What decides the outputs, beside the rows and the evaluation sets, as it comes back from JSON."""
-    recipe = {"format": _FORMAT, "source": asdict(source), "options": asdict(options) if source.trains else {}}
+    recipe = {"format": _FORMAT, "source": asdict(source), "options": options.of(source)}
     return dict(json.loads(json.dumps(recipe)))
 
 
@@ -141,11 +154,17 @@ def _overlap(output: Path, present: Mapping[str, str], prepared: Sequence[_Prepa
     return Overlap(sets)
 
 
-def _prepare_evaluation(request: Request) -> _Prepared:
-    """An evaluation set: every row whose gold answer is sound."""
+def _prepare_evaluation(request: Request, options: Options) -> _Prepared:
+    """An evaluation set: every row whose gold answer is sound; once more for each number of attempts, if any."""
     job = _read(request)
     name = request.source.name
     job.outputs = {store.TEST: [_row(id, question, name, "test") for id, question in job.questions.items()]}
+    if options.evaluation_attempts:
+        job.outputs[store.TEST_WITH_ATTEMPTS] = [
+            _row(id, question, evaluation_source(name, attempts), "test", attempts)
+            for attempts in options.evaluation_attempts
+            for id, question in job.questions.items()
+        ]
     return job
 
 

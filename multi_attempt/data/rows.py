@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+# No source of ours is called so: a name has no slash.
+_EVALUATION = re.compile(r"test/(?P<name>.+)_(?P<attempts>[1-9]\d*)_attempts")
+
+
+def evaluation_source(name: str, attempts: int) -> str:
+    """The ``data_source`` of an evaluation set that is validated on during training, with so many attempts.
+
+    It tells evaluation sets from validation sets in verl's log, where nothing else of a row is left. Evaluation sets are
+    drawn over the steps (``multi-attempt report``); validation sets alone choose the best model.
+    """
+    return f"test/{name}_{attempts}_attempts"
+
+
+def read_evaluation_source(data_source: str) -> tuple[str, int] | None:
+    """The name and the attempts of an evaluation set; None if :func:`evaluation_source` did not make this."""
+    match = _EVALUATION.fullmatch(data_source)
+    return (match["name"], int(match["attempts"])) if match else None
 
 
 def make_row(

@@ -31,6 +31,7 @@ class Source:
     configs: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     context: str = ""
+    needs_context: bool = False
     level: tuple[str, ...] = ()
     levels: tuple[int, ...] = ()
     id: tuple[str, ...] = ()
@@ -77,8 +78,8 @@ def default_sources() -> list[str]:
     return list(_table()["default"])
 
 
-def own_source(name: str, role: str, question: str | None, answer: str | None) -> Source:
-    """A user's own source, with the fields named or the usual ones.
+def own_source(name: str, role: str, question: str | None, answer: str | None, context: str | None) -> Source:
+    """A user's own source, with the fields named or the usual ones; an empty name of the context means that none is.
 
     Raises:
         ValueError: the name is none for a folder.
@@ -86,7 +87,15 @@ def own_source(name: str, role: str, question: str | None, answer: str | None) -
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ValueError(f"SOURCE = {name!r} names a folder: use letters, digits, and - _ . between them")
     questions = (question,) if question else ("question", "problem")
-    return Source(name, role, questions, {answer or "answer": "text"}, id=("unique_id", "id", "idx"))
+    return Source(
+        name,
+        role,
+        questions,
+        gold={answer or "answer": "text"},
+        context="context" if context is None else context,
+        needs_context=bool(context),
+        id=("unique_id", "id", "idx"),
+    )
 
 
 def _source(name: str, entry: Mapping[str, Any]) -> Source:
@@ -104,6 +113,8 @@ def read_question(raw: RawRow, source: Source) -> Question:
     text = _text(raw, name).strip()
     if not text:
         raise ValueError(f"{raw.place}: {name} = {raw.fields[name]!r} is no question; correct or remove the row")
+    if source.needs_context:
+        _present(raw, (source.context,), "context")
     if source.context and raw.fields.get(source.context) is not None:
         text = f"{_text(raw, source.context).strip()}\n\n{text}".strip()
     field_name = _present(raw, tuple(source.gold), "gold answer")
@@ -130,7 +141,8 @@ def _present(raw: RawRow, names: Sequence[str], what: str) -> str:
             return name
     raise ValueError(
         f"{raw.place}: no field {' or '.join(names)} for the {what}; the row has {', '.join(raw.fields) or 'none'}. "
-        "Name a file that has it; the fields of a source of your own are named by --question-field and --answer-field"
+        "Name a file that has it; the fields of a source of your own are named by --question-field, --answer-field and "
+        "--context-field"
     )
 
 

@@ -15,7 +15,8 @@ from multi_attempt.data.rows import write_parquet
 # Written last, and removed before anything is replaced: where it is, the folder is whole.
 MANIFEST = "manifest.json"
 TEST = "test.parquet"
-_FILES = ("train.parquet", "validation.parquet", TEST)
+TEST_WITH_ATTEMPTS = "test_with_attempts.parquet"
+_FILES = ("train.parquet", "validation.parquet", TEST, TEST_WITH_ATTEMPTS)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import concatenate_datasets, load_dataset
 from pyarrow import Table, parquet
 
 from multi_attempt.answers import boxed
 from multi_attempt.cli import main
-from multi_attempt.data import make_row
+from multi_attempt.data import evaluation_source, make_row, read_evaluation_source
 from multi_attempt.data.overlap import normalise
 from multi_attempt.data.sources import default_sources, known_sources
 from multi_attempt.grading import equals_itself
@@ -105,6 +107,43 @@ def test_an_evaluation_source_stays_whole_and_in_order() -> None:
     assert sorted(path.name for path in Path("data/exam").iterdir()) == ["manifest.json", "test.parquet"]
 
 
+def test_an_evaluation_source_is_written_with_attempts_where_they_are_asked_for() -> None:
+    assert evaluation(TRAIN[:2]) == 0
+    whole = rows_of("exam", "test")
+    options = ("--role", "evaluation", "--evaluation-attempts", "1", "5")
+    assert own(TRAIN[:2], name="exam", role=options) == 0
+    assert rows_of("exam", "test") == whole  # what `multi-attempt eval` reads
+    rows = rows_of("exam", "test_with_attempts")
+    assert texts(rows) == texts(whole) * 2
+    assert golds(rows) == golds(whole) * 2
+    assert [(row["data_source"], row["extra_info"]["attempts"]) for row in rows] == [
+        (f"test/exam_{attempts}_attempts", attempts) for attempts in (1, 5) for _ in range(2)
+    ]
+    assert {row["extra_info"]["split"] for row in rows} == {"test"}
+    assert [row["extra_info"]["id"] for row in rows] == [row["extra_info"]["id"] for row in whole] * 2
+    assert evaluation(TRAIN[:2]) == 0
+    assert not Path("data/exam/test_with_attempts.parquet").exists()
+
+
+def test_an_evaluation_set_with_attempts_is_compared_with_as_one_without() -> None:
+    train, exam = lines("train.jsonl", TRAIN), lines("exam.jsonl", TRAIN[:2])
+    assert prepare("exam", "--from", exam, "--role", "evaluation", "--evaluation-attempts", "1", "2") == 0
+    compared: list[Fields] = []
+    for options in (["--evaluation-attempts", "1", "2"], []):
+        assert prepare("exam", "--from", exam, "--role", "evaluation", *options) == 0
+        assert prepare("mine", "--from", train, *OWN) == 0
+        compared.append(manifest())
+    assert compared[0]["contaminated_by_set"] == {"exam": {"exact": 2, "normalised": 0}}
+    assert compared[0] == compared[1]
+
+
+def test_what_an_evaluation_set_is_called_in_the_log_can_be_read() -> None:
+    for name, attempts in (("aime24", 1), ("a_2_attempts", 12)):
+        assert read_evaluation_source(evaluation_source(name, attempts)) == (name, attempts)
+    for other in ("mine_5_attempts", "test/aime24", "test/aime24_0_attempts", "latest/aime24_5_attempts"):
+        assert read_evaluation_source(other) is None
+
+
 def test_validation_may_be_none() -> None:
     assert own(TRAIN) == 0
     assert own(TRAIN, "--validation", "0") == 0
@@ -156,12 +195,56 @@ def test_a_parquet_file_is_read_as_well_as_json_lines(capsys: pytest.CaptureFixt
     assert_tells(capsys, "mine.parquet, row 1", "gold", "question, answer", "--answer-field")
 
 
+def test_a_json_array_is_read_as_well_as_json_lines() -> None:
+    assert own(TRAIN) == 0
+    from_lines = rows_of("mine")
+    Path("mine.json").write_text(json.dumps(TRAIN, indent=2))
+    assert prepare("mine", "--from", "mine.json", *OWN) == 0
+    assert rows_of("mine") == from_lines
+    Path(lines("mine.jsonl", TRAIN)).rename("mine.json")
+    assert prepare("mine", "--from", "mine.json", *OWN) == 0
+    assert rows_of("mine") == from_lines
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ('[\n {"question": "2+2?", "answer": "4"},\n {"question": }\n]', ("mine.json: not JSON", "line 3 column 15")),
+        ('[{"question": "2+2?", "answer": "4"}, 3]', ("mine.json, row 2: 3 is no JSON object",)),
+        (
+            '[{"question": "2+2?", "answer": "4"}, {"answer": "4"}]',
+            ("mine.json, row 2", "no field question or problem"),
+        ),
+        ('{"train": []}', ("mine.json, line 1", "no field question or problem", "train")),
+        ("[]", ("mine.json", "no rows")),
+        ("[" * 100_000, ("mine.json: not JSON", "correct the file")),
+    ],
+)
+def test_a_bad_json_array_is_named_with_the_row(
+    content: str, parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.json").write_text(content)
+    assert prepare("mine", "--from", "mine.json", *OWN) == 2
+    assert_tells(capsys, *parts)
+    assert not Path("data").exists()
+
+
 # ---- What each source's rows look like ----
 
 HUB_MATH = {"problem": "Double $4$.", "level": "Level 5", "type": "Algebra", "solution": r"So \boxed{1}. No: \boxed{8}"}
 SHAPES: list[tuple[str, str, Fields, str, str]] = [
     ("math, hub", "math", HUB_MATH, "Double $4$.", "8"),
     ("math, file", "math", {"problem": "Double 5.", "answer": "10", "difficulty": 2.0}, "Double 5.", "10"),
+    (
+        "math, the paper's file",
+        "math_3to5",
+        {
+            "input": "<|im_start|>user\nTriple 5.<|im_end|>",
+            **{"question": "Triple 5.", "answer": "14", "ground_truth_answer": "15", "target": "15", "level": 4},
+        },
+        "Triple 5.",
+        "15",
+    ),
     (
         "gsm8k",
         "gsm8k",
@@ -213,7 +296,7 @@ SHAPES: list[tuple[str, str, Fields, str, str]] = [
 def test_a_row_of_each_known_source_is_read(source: str, row: Fields, text: str, gold: str) -> None:
     file = lines("rows.jsonl", [row])
     exam = lines("exam.jsonl", [{"problem": "Something else?", "answer": "1"}])
-    files = {source: file} | ({"math500": exam} if source == "math" else {})
+    files = {source: file} | ({"math500": exam} if known_sources()[source].without else {})
     options = [option for name, path in files.items() for option in ("--from", f"{name}={path}")]
     assert prepare(*files, *options, "--validation", "0") == 0
     rows = rows_of(source, "train" if known_sources()[source].trains else "test")
@@ -423,6 +506,20 @@ def test_an_evaluation_set_of_the_same_command_is_compared_with_whatever_the_ord
     assert prepare("gsm8k_train", "gsm8k", *arguments) == 0
     assert len(rows_of("gsm8k_train")) == 5
     assert manifest("gsm8k_train")["contaminated_by_set"] == {"gsm8k": {"exact": 1, "normalised": 0}}
+
+
+def test_a_context_belongs_to_the_question_that_is_compared() -> None:
+    other = {"context": "Let $n=3$.", "question": "Find $2n$.", "final_answer": ["6"]}
+    file = lines("exam.jsonl", [other])
+    assert prepare("olympiadbench", "--from", f"olympiadbench={file}") == 0
+    rows = [
+        {"context": "Let $n=5$.", "question": "Find $2n$.", "answer": "10"},
+        {"context": None, "question": "Let $n = 3$. Find $2n$.", "answer": "6"},
+        {"question": "Half of 8?", "answer": "4"},
+    ]
+    assert own(rows, "--validation", "0") == 0
+    assert texts(rows_of("mine")) == ["Let $n=5$.\n\nFind $2n$.", "Half of 8?"]
+    assert manifest()["contaminated_by_set"] == {"olympiadbench": {"exact": 0, "normalised": 1}}
 
 
 def test_nothing_to_compare_with_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
@@ -655,6 +752,9 @@ WRONG: list[tuple[list[str], tuple[str, ...]]] = [
     (["mine", "--from", "mine.jsonl", *OWN, "--validation", "6"], ("6 training rows", "--validation = 6")),
     (["mine", "--from", "mine.jsonl", *OWN, "--validation-attempts", "0"], ("--validation-attempts = 0",)),
     (["mine", "--from", "mine.jsonl", *OWN, "--validation-attempts", "2", "2"], ("--validation-attempts = 2 2",)),
+    (["mine", "--from", "mine.jsonl", *OWN, "--evaluation-attempts", "1"], ("--evaluation-attempts = 1", "leave it")),
+    (["aime24", "--from", "mine.jsonl", "--evaluation-attempts", "0"], ("--evaluation-attempts = 0",)),
+    (["aime24", "--from", "mine.jsonl", "--context-field", ""], ("--context-field = ", "leave it out")),
 ]
 
 
@@ -677,6 +777,22 @@ def test_the_fields_of_an_own_source_may_be_named() -> None:
     )
 
 
+def test_the_context_of_an_own_source_goes_before_the_question_or_is_left_out() -> None:
+    rows = [{**row, "context": "Think of apples.", "story": "Think of pears."} for row in TRAIN]
+    for options, before in (
+        ((), "Think of apples.\n\n"),
+        (("--context-field", "story"), "Think of pears.\n\n"),
+        (("--context-field", ""), ""),
+    ):
+        assert own(rows, "--validation", "0", *options) == 0
+        assert texts(rows_of("mine")) == [before + row["question"] for row in TRAIN]
+
+
+def test_a_context_that_is_named_must_be_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert own([{**TRAIN[0], "story": None}, TRAIN[1]], "--context-field", "story") == 2
+    assert_tells(capsys, "mine.jsonl, line 2", "no field story for the context", "--context-field")
+
+
 # ---- What a run's check asks of rows ----
 
 
@@ -692,3 +808,15 @@ def test_the_rows_pass_the_rules_of_the_start_up_check() -> None:
             assert isinstance(info["attempts"], int) == (split == "validation")
     indices = [row["extra_info"]["index"] for row in rows_of("mine")]
     assert len(set(indices)) == len(indices)
+
+
+def test_a_run_takes_an_evaluation_set_beside_the_validation_set() -> None:
+    """Loaded as verl loads ``data.val_files``, by which the columns of both must be of one kind."""
+    assert own(TRAIN[:2], name="exam", role=("--role", "evaluation", "--evaluation-attempts", "1", "5")) == 0
+    assert own(TRAIN, *OWN) == 0
+    files = ["data/mine/validation.parquet", "data/exam/test_with_attempts.parquet"]
+    rows = concatenate_datasets([load_dataset("parquet", data_files=file)["train"] for file in files]).to_list()
+    assert Counter((row["data_source"], row["extra_info"]["attempts"]) for row in rows) == {
+        **{(f"mine_{attempts}_attempts", attempts): 2 for attempts in (1, 2, 5)},
+        **{(f"test/exam_{attempts}_attempts", attempts): 2 for attempts in (1, 5)},
+    }
