@@ -3,6 +3,9 @@
 verl validates a step's weights right after it has saved them (``trainer_base.py``, lines 481 to 500), so a step that
 does both has a score and a model. The model is hard-linked, which costs neither time nor space until verl deletes its
 own.
+
+Evaluation sets may be validated on beside the validation sets, to see them over the steps. They have no say: sets named
+by :func:`multi_attempt.data.evaluation_source` are left out, by their names, since verl's metrics tell nothing else.
 """
 
 from __future__ import annotations
@@ -17,15 +20,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-_ACCURACY = re.compile(r"val-core/.+/acc/mean@\d+")
+from multi_attempt.data import read_evaluation_source
+
+_ACCURACY = re.compile(r"val-core/(?P<data_source>.+)/acc/mean@\d+")
 _RECORD = "best.json"
 
 _logger = logging.getLogger(__name__)
 
 
 def validation_accuracies(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The accuracies on the validation sets among a step's metrics; checkpoints are chosen by their mean."""
-    return {name: float(value) for name, value in metrics.items() if _ACCURACY.fullmatch(name)}
+    """The accuracies on the validation sets among a step's metrics; checkpoints are chosen by their mean.
+
+    Those on evaluation sets are not among them.
+    """
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if (match := _ACCURACY.fullmatch(name)) and read_evaluation_source(match["data_source"]) is None
+    }
 
 
 class BestCheckpoint:
@@ -57,7 +69,14 @@ class BestCheckpoint:
         """
         accuracies = validation_accuracies(metrics)
         saved = self._checkpoints / f"global_step_{step}"
-        if not accuracies or not saved.is_dir():
+        if not saved.is_dir():
+            return
+        if not accuracies:
+            _logger.warning(
+                "Step %s was validated on no validation set, so that no best model can be kept; name one in "
+                "data.val_files, beside the evaluation sets, or set multi_attempt.keep_best=false.",
+                step,
+            )
             return
         accuracy = fmean(accuracies.values())
         former = self.score_before(step)

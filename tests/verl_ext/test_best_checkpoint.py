@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from multi_attempt.data import evaluation_source
 from verl_ext.best_checkpoint import BestCheckpoint
 
 
@@ -41,6 +42,27 @@ def test_the_mean_over_the_validation_sets_decides(tmp_path: Path) -> None:
     assert kept(tmp_path) == (16, "weights of step 16")  # the first of two that are equal
     assert best.score_before(32) == pytest.approx(0.35)
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith("best")} == {"best"}
+
+
+def test_evaluation_sets_have_no_say_in_what_is_best(tmp_path: Path) -> None:
+    best = BestCheckpoint(tmp_path)
+    benchmark = f"val-core/{evaluation_source('aime24', 1)}/acc/mean@1"
+    for step, (validation, evaluation) in {8: (0.5, 0.1), 16: (0.4, 0.9), 24: (0.6, 0.0)}.items():
+        save(tmp_path, step)
+        best.consider(step, {**validated(validation), benchmark: evaluation})
+        assert best.score_before(step) == max(validation, 0.5)
+    assert kept(tmp_path) == (24, "weights of step 24")
+    assert list(json.loads((best.folder / "best.json").read_text())["metrics"]) == ["val-core/set0/acc/mean@1"]
+
+
+def test_where_there_are_evaluation_sets_only_none_is_best_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 8)
+    with caplog.at_level(logging.WARNING):
+        BestCheckpoint(tmp_path).consider(8, {f"val-core/{evaluation_source('aime24', 1)}/acc/mean@1": 0.9})
+    assert "Step 8 was validated on no validation set" in caplog.text
+    assert not (tmp_path / "best").exists()
 
 
 def test_the_model_outlives_the_checkpoint_and_takes_no_space_of_its_own(tmp_path: Path) -> None:
