@@ -6,18 +6,14 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import pytest
+from vllm_server import ENVIRONMENT, served
 
 from multi_attempt.evaluation.protocols import PROTOCOLS
 from multi_attempt.toy.build import build_toy
@@ -30,8 +26,6 @@ _END = 258  # the toy tokenizer's <|im_end|>
 _QUESTIONS = 16
 # 5 dialogues each of oracle and blind, and 5 fresh samples.
 _EPISODES = 15 * _QUESTIONS
-_MEMORY = "VLLM_CPU_KVCACHE_SPACE"
-_ENVIRONMENT = {_MEMORY: "1", "OMP_WAIT_POLICY": "PASSIVE", "VLLM_NO_USAGE_STATS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +42,7 @@ def start(toy: Path, output: Path, *arguments: str) -> subprocess.Popen[bytes]:
         *("--data", str(toy / "heldout.parquet"), "--prompts", "toy", "--max-tokens-per-attempt", "48"),
         *("--max-response-length", "384", *arguments),
     ]
-    return subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT}, start_new_session=True)
+    return subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, start_new_session=True)
 
 
 def in_process(toy: Path, output: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -72,41 +66,6 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-@contextmanager
-def served(toy: Path) -> Iterator[str]:
-    """A real ``vllm serve``; gives its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = (
-        "from verl_ext.cpu.distributions import install; install(); from vllm.entrypoints.cli.main import main; main()"
-    )
-    command = [
-        *(sys.executable, "-c", program, "serve", str(toy / "model"), "--served-model-name", "toy"),
-        *("--port", str(port), "--dtype", "float32", "--enforce-eager", "--block-size", "32"),
-        # See engines.py: requests with a seed, on CPU.
-        *("--max-model-len", "448", "--no-enable-chunked-prefill"),
-    ]
-    process = subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT}, start_new_session=True)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        kill(process)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + _DEADLINE_SECONDS
-    while time.monotonic() < end:
-        assert process.poll() is None, "vllm serve ended"
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except (URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail("vllm serve did not start")
-
-
 def test_an_end_token_that_generation_config_alone_names_is_a_stop_and_not_a_cut(toy: Path, tmp_path: Path) -> None:
     ends_at_brace = tmp_path / "toy"
     shutil.copytree(toy, ends_at_brace)
@@ -128,7 +87,7 @@ def test_an_end_token_that_generation_config_alone_names_is_a_stop_and_not_a_cut
 def test_a_context_that_does_not_fit_the_memory_is_told_with_what_helps(
     toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(_ENVIRONMENT, _MEMORY)  # which would come before the engine's argument
+    monkeypatch.delitem(ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE")  # which would come before the engine's argument
     # Half of the toy's context of 1024 tokens: 3 layers, keys and values of 2 heads of width 32, in fp32.
     memory = ("--engine", f"kv_cache_memory_bytes={512 * 3 * 2 * 2 * 32 * 4}", "--protocols", "single-run")
     assert in_process(toy, tmp_path / "all", *memory, "--max-response-length", "none").wait(_DEADLINE_SECONDS) == 1
@@ -155,7 +114,7 @@ def test_all_protocols_killed_half_way_and_served_come_to_the_same(toy: Path, tm
     assert file.read_bytes().count(b"\n") == _EPISODES
     assert set(figures(killed)) == set(PROTOCOLS)
 
-    with served(toy) as url:
+    with served(toy / "model", "toy", "--block-size", "32", "--max-model-len", "448") as url:
         server = tmp_path / "served"
         arguments = ("--model", "toy", "--server", url, "--tokenizer", str(toy / "model"))
         assert start(toy, server, *arguments).wait(_DEADLINE_SECONDS) == 0

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import pytest
-from training_run import TrainingRun, free_port
+from training_run import TrainingRun
+from vllm_server import ENVIRONMENT, served
 
 from multi_attempt.data import make_row, write_parquet
 from multi_attempt.word_problems.build import Settings, build_word_problems
 
 pytestmark = pytest.mark.engine
 
-MODEL = Path(".venv/vocabularies/smollm2_135m").resolve()
+MODEL = Path(__file__).parents[2] / ".venv" / "vocabularies" / "smollm2_135m"
 _SECONDS = 1200.0
 _SUMS = 24
-_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE", "VLLM_NO_USAGE_STATS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +74,9 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(questions: Path, output: Path, *arguments: str) -> dict[str, Any]:
     command = [
         *(sys.executable, "-m", "multi_attempt.cli", "eval", "--output", str(output), "--data", str(questions)),
-        *("--attempts", "2", "--prompts", "plain", "--max-response-length", "160", *arguments),
+        *("--attempts", "2", "--prompts", "plain", "--max-tokens-per-attempt", "48", *arguments),
     ]
-    subprocess.run(command, env={**os.environ, **_ENVIRONMENT}, check=True, timeout=_SECONDS)
+    subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=True, timeout=_SECONDS)
     found: dict[str, Any] = json.loads((output / "eval.json").read_text())
     return found
 
@@ -104,38 +98,6 @@ def test_it_is_right_on_simple_sums_and_says_the_same_in_process_and_served(
     [accuracy, with_two] = found["models"][0]["results"]["oracle"]["macro"]["accuracy"]
     assert accuracy > 0.2
     assert with_two >= 0.2
-    with served(model) as url:
+    with served(model, "smollm2", "--max-model-len", "768") as url:
         evaluate(sums, tmp_path / "served", "--model", "smollm2", "--server", url, "--tokenizer", str(model))
     assert said(tmp_path / "served") == said(tmp_path / "in_process")
-
-
-@contextmanager
-def served(model: Path) -> Iterator[str]:
-    """A real ``vllm serve``; gives its address."""
-    port = free_port()
-    program = (
-        "from verl_ext.cpu.distributions import install; install(); from vllm.entrypoints.cli.main import main; main()"
-    )
-    command = [
-        *(sys.executable, "-c", program, "serve", str(model), "--served-model-name", "smollm2", "--port", str(port)),
-        *("--dtype", "float32", "--enforce-eager", "--max-model-len", "768", "--no-enable-chunked-prefill"),
-    ]
-    process = subprocess.Popen(command, env={**os.environ, **_ENVIRONMENT}, start_new_session=True)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + _SECONDS
-    while time.monotonic() < end:
-        assert process.poll() is None, "vllm serve ended"
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except (URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail("vllm serve did not start")
