@@ -13,8 +13,7 @@ from multi_attempt.evaluation import settings as chosen_settings
 from multi_attempt.evaluation.engines import Engine, EngineLost, InProcess, Server
 from multi_attempt.evaluation.evaluate import Model, Question, Settings, evaluate
 from multi_attempt.evaluation.protocols import PROTOCOLS
-from multi_attempt.evaluation.records import SETTINGS_FILE
-from multi_attempt.evaluation.run_files import EPISODES_FILE, EVALUATION_FILE
+from multi_attempt.evaluation.run_files import EPISODES_FILE, EVALUATION_FILE, SETTINGS_FILE
 from multi_attempt.evaluation.statistics import MACRO
 
 FAILED = 1

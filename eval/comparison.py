@@ -1,14 +1,11 @@
-"""Several runs put side by side as if they were one evaluation, and the paper's curve where it can be compared."""
+"""Several runs put side by side as if they were one evaluation."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from multi_attempt.evaluation.protocols import SAMPLED
 from multi_attempt.evaluation.run_files import ReportError, Run
@@ -17,6 +14,8 @@ from multi_attempt.evaluation.settings import in_words
 MAIN_PROTOCOL = "oracle"
 """The protocol of the paper."""
 
+_ASKED = ("benchmarks", "temperature", "settings")
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -24,7 +23,8 @@ class Comparison:
 
     Attributes:
         runs: names of the runs' folders, all different.
-        evaluation: as the content of one ``eval.json``, with the models of all runs; None where no run has one.
+        evaluation: as the content of one ``eval.json``, with the models of all runs, each with the ``context`` that it
+            had, and ``runs``, which says what each run asked, and how; None where no run has one.
         shown_names: of the models, by run and the name in its files.
         conditions: in words, what the models of the runs were asked with.
     """
@@ -57,10 +57,11 @@ def compare(runs: Sequence[Run]) -> Comparison:
         **first,
         "protocols": {name: protocols[name] for name in order},
         "models": [
-            {**model, "name": shown[index, model["name"]]}
+            {**model, "name": shown[index, model["name"]], "context": runs[index].contexts.get(model["name"])}
             for index, evaluation in evaluated
             for model in evaluation["models"]
         ],
+        "runs": [{name: evaluation.get(name) for name in _ASKED} for _, evaluation in evaluated],
     }
     settings = {_conditions(evaluation): names[index] for index, evaluation in reversed(evaluated)}
     words = [text if len(settings) == 1 else f"{name}: {text}" for text, name in reversed(settings.items())]
@@ -73,24 +74,6 @@ def main_protocol(evaluation: Mapping[str, Any]) -> str:
         name for name in evaluation["protocols"] if any(name in model["results"] for model in evaluation["models"])
     ]
     return MAIN_PROTOCOL if MAIN_PROTOCOL in found else found[0]
-
-
-def paper_curves(evaluation: Mapping[str, Any], protocol: str) -> dict[str, list[float | None]]:
-    """The paper's curves, by name and aligned with ``attempts``; none where the evaluation is not of the same kind."""
-    paper = yaml.safe_load((Path(__file__).parent / "paper.yaml").read_text(encoding="utf-8"))
-    same_benchmarks = {benchmark["name"] for benchmark in evaluation["benchmarks"]} == set(paper["benchmarks"])
-    same_model = any(
-        model["architecture"] is not None
-        and all(model["architecture"].get(name) == value for name, value in paper["architecture"].items())
-        for model in evaluation["models"]
-    )
-    if protocol != paper["protocol"] or not same_benchmarks or not same_model:
-        return {}
-    curves = {name: dict(zip(paper["attempts"], values, strict=True)) for name, values in paper["curves"].items()}
-    return {
-        name: [curve[allowed] / 100 if allowed in curve else None for allowed in evaluation["attempts"]]
-        for name, curve in curves.items()
-    }
 
 
 def _must_agree(first: Mapping[str, Any], other: Mapping[str, Any], name: str, other_name: str) -> None:

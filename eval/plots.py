@@ -6,28 +6,34 @@ save(training_curves([("", metrics)]), Path("outputs/quickstart/training"))     
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from multi_attempt.evaluation.comparison import main_protocol, paper_curves
+from multi_attempt.evaluation import drawing
+from multi_attempt.evaluation.comparison import main_protocol
+from multi_attempt.evaluation.drawing import FAINT, INK, LEGEND_ROW, MUTED, SMOOTHED_OVER, STRONG, Line, save
+from multi_attempt.evaluation.paper import paper_curves
 from multi_attempt.evaluation.seeds import HIGH, LOW
 from multi_attempt.evaluation.statistics import MACRO
 from multi_attempt.evaluation.tables import benchmark_groups, figures_of
 
-# From Okabe and Ito's palette, which colour-blind readers can tell apart; muted is for what came before.
-MUTED = "#737C8A"
-STRONG = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-INK = "#1F2933"
-FAINT = "#667080"
-GRID = "#E6E9EE"
+__all__ = [
+    "PANELS",
+    "SMOOTHED_OVER",
+    "STRONG",
+    "Panel",
+    "Series",
+    "accuracy_by_attempts",
+    "accuracy_by_benchmark",
+    "model_colours",
+    "protocols",
+    "save",
+    "training_curves",
+]
 
 PROTOCOL_COLOURS = {
     "oracle": STRONG[0],
@@ -37,12 +43,6 @@ PROTOCOL_COLOURS = {
     "majority": STRONG[3],
 }
 PAPER_COLOURS = ("#3D4754", "#8C95A2")
-
-SMOOTHED_OVER = 5
-"""Steps in the moving mean of the training curves."""
-
-_LONGEST_NAME = 44
-_ROW = 0.21  # inches
 
 
 class Series(NamedTuple):
@@ -83,25 +83,6 @@ PANELS = (
 """What :func:`training_curves` shows."""
 
 
-class _Line(NamedTuple):
-    """A curve over the attempts allowed. Values may be None; low and high are empty without an interval."""
-
-    name: str
-    colour: str
-    values: Sequence[float | None]
-    low: Sequence[float | None] = ()
-    high: Sequence[float | None] = ()
-    dotted: bool = False
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as ``stem.png`` and ``stem.svg``."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    figure.savefig(paths[0])
-    figure.savefig(paths[1], metadata={"Date": None})
-    return paths
-
-
 def training_curves(
     runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], panels: Sequence[Panel] = PANELS
 ) -> Figure:
@@ -116,7 +97,7 @@ def training_curves(
     steps = max(len(metrics) for _, metrics in runs)
     smooth = steps >= 3 * SMOOTHED_OVER
     if len(runs) == 1:
-        figure = _figure(10.0, 3.5)
+        figure = drawing.new_figure(10.0, 3.5)
         grid = figure.add_gridspec(1, len(panels), left=0.055, right=0.985, top=0.66, bottom=0.135, wspace=0.22)
         for column, panel in enumerate(panels):
             lines = [(runs[0][1], series) for series in panel.series]
@@ -147,23 +128,25 @@ def accuracy_by_attempts(evaluation: Mapping[str, Any]) -> Figure:
     lines = _model_lines(evaluation, protocol, benchmark_groups(evaluation)[0][0])
     paper = paper_curves(evaluation, protocol)
     lines += [
-        _Line(name, colour, values, dotted=True)
+        Line(name, colour, values, dotted=True)
         for (name, values), colour in zip(paper.items(), PAPER_COLOURS, strict=False)
     ]
     labels = [_label(line) for line in lines]
     # As high as the labels need, one above another.
     inches = max(2.94, sum(0.16 * (label.count("\n") + 1) + 0.09 for label in labels))
     height = inches + 1.3
-    figure = _figure(7.0, height)
+    figure = drawing.new_figure(7.0, height)
     axes = figure.add_axes((0.085, 0.55 / height, 0.69, inches / height))
     _draw(axes, evaluation["attempts"], lines)
-    _end_labels(axes, lines, labels, inches)
+    drawing.end_labels(axes, lines, labels, inches)
     axes.set_xlabel("attempts allowed", color=FAINT, fontsize=9.5)
     questions = sum(benchmark["questions"] for benchmark in evaluation["benchmarks"])
     count = len(evaluation["benchmarks"])
     of = f"Mean of {count} benchmarks, {questions:,} questions" if count > 1 else f"Share of {questions:,} questions"
     dotted = ", dotted: the paper" if paper else ""
-    _headings(figure, "Accuracy by attempts allowed", f"{of}, protocol {protocol}. Shaded: 95% intervals{dotted}.")
+    drawing.headings(
+        figure, "Accuracy by attempts allowed", f"{of}, protocol {protocol}. Shaded: 95% intervals{dotted}."
+    )
     return figure
 
 
@@ -179,18 +162,18 @@ def accuracy_by_benchmark(evaluation: Mapping[str, Any]) -> Figure:
         for benchmark in evaluation["benchmarks"]
     ]
     names = [line.name for line in panels[0][2]]
-    _, rows = _legend_shape(names, _panels_width(len(panels), 0.6))
-    figure, axes = _panels(len(panels), top=0.78 + _ROW * rows, right=0.6)
-    span = max(_limits(lines)[1] - _limits(lines)[0] for _, _, lines in panels)
+    _, rows = drawing.legend_shape(names, drawing.panels_width(len(panels), 0.6))
+    figure, axes = drawing.panels(len(panels), top=0.78 + LEGEND_ROW * rows, right=0.6)
+    span = max(drawing.limits(lines)[1] - drawing.limits(lines)[0] for _, _, lines in panels)
     for place, (title, subtitle, lines) in zip(axes, panels, strict=True):
         _draw(place, evaluation["attempts"], lines, span, shade=0.12)
-        _end_labels(place, lines, [_share(line) for line in lines], 2.0)
-        _panel_title(place, title, subtitle)
-    _legend(figure, [(line.name, line.colour) for line in panels[0][2]])
+        drawing.end_labels(place, lines, [drawing.share(line) for line in lines], 2.0)
+        drawing.panel_title(place, title, subtitle)
+    drawing.legend(figure, [(line.name, line.colour) for line in panels[0][2]])
     note = (
         f"Protocol: {protocol}. Shaded: 95% intervals. The panels begin at different heights but have the same scale."
     )
-    _headings(figure, "Accuracy by benchmark", note)
+    drawing.headings(figure, "Accuracy by benchmark", note)
     return figure
 
 
@@ -203,17 +186,17 @@ def protocols(evaluation: Mapping[str, Any]) -> Figure:
         for index, protocol in enumerate(name for name in evaluation["protocols"] if name in model["results"]):
             colour = PROTOCOL_COLOURS.get(protocol, STRONG[index % len(STRONG)])
             figures = figures_of(model, protocol, key)
-            lines.append(_Line(protocol, colour, figures["accuracy"], figures["low"], figures["high"]))
+            lines.append(Line(protocol, colour, figures["accuracy"], figures["low"], figures["high"]))
         panels.append((model["name"], lines))
-    figure, axes = _panels(len(panels), top=0.65, right=1.4)
-    limits = _limits([line for _, lines in panels for line in lines])
+    figure, axes = drawing.panels(len(panels), top=0.65, right=1.4)
+    limits = drawing.limits([line for _, lines in panels for line in lines])
     for place, (title, lines) in zip(axes, panels, strict=True):
         _draw(place, evaluation["attempts"], lines, limits=limits, shade=0.09)
-        _end_labels(place, lines, [f"{_share(line)} {line.name}" for line in lines], 2.0)
-        _panel_title(place, title, "")
+        drawing.end_labels(place, lines, [f"{drawing.share(line)} {line.name}" for line in lines], 2.0)
+        drawing.panel_title(place, title, "")
     what = "mean of benchmarks" if key == MACRO else key
     note = f"Accuracy ({what}) by attempts allowed. What the model is told differs. Shaded: 95% intervals."
-    _headings(figure, "Accuracy by protocol", note)
+    drawing.headings(figure, "Accuracy by protocol", note)
     return figure
 
 
@@ -224,12 +207,10 @@ def model_colours(count: int) -> list[str]:
     return [MUTED, *(STRONG[index % len(STRONG)] for index in range(count - 1))]
 
 
-def _model_lines(evaluation: Mapping[str, Any], protocol: str, group: str) -> list[_Line]:
+def _model_lines(evaluation: Mapping[str, Any], protocol: str, group: str) -> list[Line]:
     models = evaluation["models"]
     return [
-        _Line(
-            model["name"], colour, *(figures_of(model, protocol, group)[name] for name in ("accuracy", "low", "high"))
-        )
+        Line(model["name"], colour, *(figures_of(model, protocol, group)[name] for name in ("accuracy", "low", "high")))
         for model, colour in zip(models, model_colours(len(models)), strict=True)
         if protocol in model["results"]
     ]
@@ -238,25 +219,21 @@ def _model_lines(evaluation: Mapping[str, Any], protocol: str, group: str) -> li
 def _draw(
     axes: Axes,
     attempts: Sequence[int],
-    lines: Sequence[_Line],
+    lines: Sequence[Line],
     span: float = 0.0,
     limits: tuple[float, float] | None = None,
     shade: float = 0.18,
 ) -> None:
     """Draw lines with their intervals, on an axis of at least this span."""
-    _clean(axes)
-    low, high = limits or _limits(lines, span)
-    axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    drawing.share_axis(axes, *(limits or drawing.limits(lines, span)))
     for index, line in enumerate(lines):
-        values = [_number(value) for value in line.values]
+        values = [drawing.number(value) for value in line.values]
         places: Sequence[float] = attempts
         if len(attempts) == 1:
             # A band has no width over a single number of attempts, and bars at the same place would hide each other.
             places = [attempts[0] + 0.15 * (index - (len(lines) - 1) / 2)]
         if line.low:
-            band = [[_number(value) for value in edge] for edge in (line.low, line.high)]
+            band = [[drawing.number(value) for value in edge] for edge in (line.low, line.high)]
             if len(attempts) == 1:
                 axes.vlines(places, band[0], band[1], color=line.colour, alpha=0.35, linewidth=6)
             axes.fill_between(places, band[0], band[1], color=line.colour, alpha=shade, linewidth=0)
@@ -270,123 +247,8 @@ def _draw(
     axes.set_xlim(attempts[0] - margin, attempts[-1] + margin)
 
 
-def _limits(lines: Iterable[_Line], span: float = 0.0) -> tuple[float, float]:
-    """An axis for the values and intervals of lines: in steps of ten points, at least twenty or the span."""
-    values = [
-        value for line in lines for edge in (line.values, line.low, line.high) for value in edge if value is not None
-    ]
-    if not values:
-        return 0.0, 1.0
-    low = math.floor(10 * min(values) + 1e-6)
-    high = max(math.ceil(10 * max(values) - 1e-6), low + max(2, round(10 * span)))
-    over = max(0, high - 10)  # the axis ends at 100%
-    low, high = max(0, low - over), high - over
-    return (0.0, 1.0) if high - low >= 8 else (low / 10, high / 10)
-
-
-def _end_labels(axes: Axes, lines: Sequence[_Line], labels: Sequence[str], inches: float) -> None:
-    """Label lines at their right ends, moved apart where they would cover each other.
-
-    Args:
-        axes: where the lines are.
-        lines: what to label; those without a value are left out.
-        labels: in the lines' order.
-        inches: the axes' height.
-    """
-    low, high = axes.get_ylim()
-    labelled = [
-        (line, label, (next(value for value in reversed(line.values) if value is not None) - low) / (high - low))
-        for line, label in zip(lines, labels, strict=True)
-        if any(value is not None for value in line.values)
-    ]
-    rows = max((label.count("\n") + 1 for _, label, _ in labelled), default=1)
-    least = (0.16 * rows + 0.03 * min(rows, 2)) / inches
-    heights = _spread([height for _, _, height in labelled], least)
-    for (line, label, _), height in zip(labelled, heights, strict=True):
-        axes.annotate(
-            label, xy=(1.0, height), xycoords="axes fraction", xytext=(8, 0), textcoords="offset points",
-            va="center", fontsize=9, fontweight="bold", color=line.colour, annotation_clip=False, parse_math=False,
-        )  # fmt: skip
-
-
-def _share(line: _Line) -> str:
-    last = next((value for value in reversed(line.values) if value is not None), None)
-    return "" if last is None else f"{last:.0%}"
-
-
-def _label(line: _Line) -> str:
-    return f"{_share(line)}\n{_name(line.name, 17, 2)}"
-
-
-def _name(text: str, width: int, lines: int = 1) -> str:
-    """A name as it can be drawn: broken into lines, without what no font shows."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return textwrap.fill(printable, width, max_lines=lines, placeholder="...", break_on_hyphens=False)
-
-
-def _panels(count: int, top: float, right: float) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, with space above all and right of each, in inches."""
-    columns = min(count, 3)
-    rows = math.ceil(count / columns)
-    width = _panels_width(count, right)
-    height = top + rows * 2.85
-    figure = _figure(width, height)
-    cell = (width - 0.15) / columns
-    axes = []
-    for index in range(count):
-        row, column = divmod(index, columns)
-        left, bottom = 0.1 + column * cell + 0.45, height - top - (row + 1) * 2.85 + 0.4
-        axes.append(figure.add_axes((left / width, bottom / height, (cell - 0.45 - right) / width, 2.0 / height)))
-        if row == rows - 1 or index + columns >= count:
-            axes[-1].set_xlabel("attempts allowed", color=FAINT, fontsize=9)
-    return figure, axes
-
-
-def _panels_width(count: int, right: float) -> float:
-    return max(6.6, 0.35 + min(count, 3) * (2.35 + right))
-
-
-def _panel_title(axes: Axes, title: str, subtitle: str) -> None:
-    axes.annotate(
-        _name(title, 34), xy=(0, 1), xycoords="axes fraction", xytext=(-28, 12), textcoords="offset points",
-        fontsize=10.5, fontweight="bold", color=INK, va="baseline", parse_math=False,
-    )  # fmt: skip
-    axes.annotate(
-        subtitle, xy=(1, 1), xycoords="axes fraction", xytext=(0, 12), textcoords="offset points",
-        fontsize=8.5, color=FAINT, va="baseline", ha="right", parse_math=False,
-    )  # fmt: skip
-
-
-def _headings(figure: Figure, title: str, note: str) -> None:
-    width, height = figure.get_size_inches()
-    figure.text(0.14 / width, 1 - 0.15 / height, title, fontsize=13, fontweight="bold", color=INK, va="top")
-    note = textwrap.fill(note, int(14 * width))
-    figure.text(0.14 / width, 1 - 0.42 / height, note, fontsize=9, color=FAINT, va="top", parse_math=False)
-
-
-def _legend_shape(names: Sequence[str], width: float) -> tuple[int, int]:
-    """How many columns and rows of names there is room for on so many inches."""
-    longest = min(_LONGEST_NAME, max(map(len, names)))
-    columns = max(1, min(len(names), int(11.5 * width / (longest + 6))))
-    return columns, math.ceil(len(names) / columns)
-
-
-def _legend(figure: Figure, entries: Sequence[tuple[str, str]]) -> None:
-    """Names in their colours, in rows below the headings."""
-    width, height = figure.get_size_inches()
-    names = [_name(name, _LONGEST_NAME) for name, _ in entries]
-    columns, _ = _legend_shape(names, width)
-    handles = [Line2D([], [], color=colour, linewidth=2.2) for _, colour in entries]
-    legend = figure.legend(
-        handles, ["name"] * len(names), loc="upper left", bbox_to_anchor=(0.06 / width, 1 - 0.58 / height),
-        ncols=columns, frameon=False, fontsize=9, handlelength=1.2, borderaxespad=0.2,
-        labelcolor=[colour for _, colour in entries],
-    )  # fmt: skip
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        # Set afterwards: a legend leaves out names that begin with an underscore.
-        text.set_text(name)
-        text.set_parse_math(False)
-        text.set_fontweight("bold")
+def _label(line: Line) -> str:
+    return f"{drawing.share(line)}\n{drawing.fitted(line.name, 17, 2)}"
 
 
 def _training_of_several(
@@ -395,10 +257,10 @@ def _training_of_several(
     """A panel for each metric, with a line for each run."""
     shown = [(panel, series) for panel in panels for series in panel.series]
     colours = [STRONG[index % len(STRONG)] for index in range(len(runs))]
-    _, rows = _legend_shape([name for name, _ in runs], 10.0)
-    height = 6.25 + _ROW * rows
-    figure = _figure(10.0, height)
-    top = 1 - (1.2 + _ROW * rows) / height
+    _, rows = drawing.legend_shape([name for name, _ in runs], 10.0)
+    height = 6.25 + LEGEND_ROW * rows
+    figure = drawing.new_figure(10.0, height)
+    top = 1 - (1.2 + LEGEND_ROW * rows) / height
     grid = figure.add_gridspec(2, 3, left=0.055, right=0.985, top=top, bottom=0.5 / height, wspace=0.22, hspace=0.56)
     for index, (panel, series) in enumerate(shown):
         lines = [
@@ -412,7 +274,7 @@ def _training_of_several(
             series.label, xy=(0, 1), xycoords="axes fraction", xytext=(0, 10), textcoords="offset points",
             fontsize=9, color=FAINT,
         )  # fmt: skip
-    _legend(figure, list(zip((name for name, _ in runs), colours, strict=True)))
+    drawing.legend(figure, list(zip((name for name, _ in runs), colours, strict=True)))
     return figure
 
 
@@ -423,12 +285,12 @@ def _training_panel(
     lines: Sequence[tuple[Sequence[Mapping[str, Any]], Series]],
     smooth: bool,
 ) -> None:
-    _clean(axes)
+    drawing.clean(axes)
     for metrics, series in lines:
         measured = [row for row in metrics if series.metric in row]
         steps = [row["step"] for row in measured]
-        values = [_number(row[series.metric]) for row in measured]
-        low, high = ([_number(row.get(f"{series.metric}:{end}")) for row in measured] for end in (LOW, HIGH))
+        values = [drawing.number(row[series.metric]) for row in measured]
+        low, high = ([drawing.number(row.get(f"{series.metric}:{end}")) for row in measured] for end in (LOW, HIGH))
         axes.fill_between(steps, low, high, color=series.colour, alpha=0.15, linewidth=0)
         # A marker keeps a value without neighbours visible, which a line alone would not show.
         smoothed = smooth and len(measured) >= 3 * SMOOTHED_OVER
@@ -464,25 +326,6 @@ def _legend_in_panels(figure: Figure) -> None:
             handle.set_marker("")
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _clean(axes: Axes) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.grid(axis="y", color=GRID, linewidth=0.8, clip_on=False)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="both", colors=FAINT, labelsize=9, length=0, pad=5)
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
 def _moving_mean(values: Sequence[float], width: int) -> list[float]:
     """The mean of the values around each, as many as there are; a gap stays a gap."""
     means = []
@@ -490,21 +333,3 @@ def _moving_mean(values: Sequence[float], width: int) -> list[float]:
         around = [other for other in values[max(0, index - width // 2) : index + width // 2 + 1] if other == other]
         means.append(sum(around) / len(around) if value == value else math.nan)
     return means
-
-
-def _spread(heights: Sequence[float], least: float) -> list[float]:
-    """Move heights apart, as little as can be, so that labels as high as ``least`` lie within 0 to 1, each clear."""
-    order = sorted(range(len(heights)), key=lambda index: heights[index])
-    # Less what the labels below take, the heights need only not fall: where they do, their mean stands for them.
-    blocks: list[tuple[float, int]] = []
-    for rank, index in enumerate(order):
-        blocks.append((heights[index] - rank * least, 1))
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (lower, below), (upper, above) = blocks[-2:]
-            blocks[-2:] = [((lower * below + upper * above) / (below + above), below + above)]
-    ceiling = max(least / 2, 1 - least * (len(heights) - 0.5))
-    settled = [min(max(height, least / 2), ceiling) for height, count in blocks for _ in range(count)]
-    spread = [0.0] * len(heights)
-    for rank, index in enumerate(order):
-        spread[index] = settled[rank] + rank * least
-    return spread

@@ -16,9 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from multi_attempt.evaluation.protocols import Kind, Outcome, Played
-from multi_attempt.evaluation.run_files import EPISODES_FILE, EVALUATION_FILE
-
-SETTINGS_FILE = "run.json"
+from multi_attempt.evaluation.run_files import EPISODES_FILE, EVALUATION_FILE, SETTINGS_FILE
 
 
 class Place(NamedTuple):

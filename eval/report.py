@@ -19,8 +19,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from multi_attempt.evaluation import plots
+from multi_attempt.evaluation.benchmark_steps import benchmarks_over_steps, shared_benchmarks
 from multi_attempt.evaluation.comparison import Comparison, compare, main_protocol
 from multi_attempt.evaluation.dialogues import page_dialogues, to_script
+from multi_attempt.evaluation.paper import paper_differences
 from multi_attempt.evaluation.run_files import ReportError, Run, read_evaluation, read_metrics, read_run
 from multi_attempt.evaluation.tables import (
     ProtocolTables,
@@ -38,6 +40,7 @@ _ALTERNATIVES = {
     "accuracy_by_attempts": "Accuracy against the attempts allowed, a line for each model with its 95% interval",
     "accuracy_by_benchmark": "Accuracy against the attempts allowed, a panel for each benchmark",
     "protocols": "Accuracy against the attempts allowed under each protocol, a panel for each model",
+    "benchmarks_over_steps": "Accuracy on benchmarks over the training steps, by the attempts allowed",
     "training": "Reward, success, first-attempt accuracy, retry success and repeated answers over the training steps",
 }
 
@@ -66,7 +69,8 @@ def write_report(*runs: Path, output: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     trained = [(name, run.metrics) for name, run in zip(comparison.runs, read, strict=True) if run.metrics]
     images = {}
-    for name, figure in _figures(trained, evaluation):
+    validated = [(name, run.benchmarks) for name, run in zip(comparison.runs, read, strict=True) if run.benchmarks]
+    for name, figure in _figures(trained, validated, evaluation):
         _, drawn = plots.save(figure, folder / name)
         images[name] = "data:image/svg+xml;base64," + base64.b64encode(drawn.read_bytes()).decode("ascii")
     tables = protocol_tables(evaluation) if evaluation else []
@@ -89,11 +93,15 @@ def headline(metrics: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]
 
 
 def _figures(
-    trained: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], evaluation: Mapping[str, Any] | None
+    trained: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    validated: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    evaluation: Mapping[str, Any] | None,
 ) -> Iterator[tuple[str, Figure]]:
     """The figures there is something to show in, by name."""
     if trained:
         yield "training", plots.training_curves(trained)
+    if shared_benchmarks(rows for _, rows in validated):
+        yield "benchmarks_over_steps", benchmarks_over_steps(validated)
     if evaluation:
         yield "accuracy_by_attempts", plots.accuracy_by_attempts(evaluation)
         if len(evaluation["benchmarks"]) > 1:
@@ -129,6 +137,7 @@ def _page(
         alternatives=_ALTERNATIVES,
         evaluation=evaluation,
         protocol=main_protocol(evaluation) if evaluation else "",
+        paper_differences=paper_differences(evaluation, main_protocol(evaluation)) if evaluation else [],
         conditions=comparison.conditions,
         colours=dict(zip(models, dialogues["colours"], strict=True)),
         sections=tables,

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from multi_attempt.data import read_evaluation_source
 from multi_attempt.model_settings import DialogueSettings
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "eval.json"
 EPISODES_FILE = "episodes.jsonl"
+SETTINGS_FILE = "run.json"
 
 TRAINING_METRICS = (
     "critic/score/mean",
@@ -28,6 +31,7 @@ TRAINING_METRICS = (
 )
 """The metrics of training that are reported."""
 
+_ACCURACY = re.compile(r"val-core/(?P<data_source>.+)/acc/mean@\d+")
 _STOPS = ("correct", "exhausted", "truncated", "aborted")
 _WORDS = {
     dict: "an object",
@@ -85,12 +89,17 @@ class Run:
         metrics: the training steps in order; empty without ``metrics.jsonl``.
         evaluation: the content of ``eval.json``, if it is there.
         episodes: of ``episodes.jsonl``, if it is there.
+        benchmarks: the steps of training that evaluation sets were validated on at, in order; see
+            :func:`read_benchmarks`.
+        contexts: by model, the tokens that prompt and response could have together, where ``run.json`` says so.
     """
 
     name: str
     metrics: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
     episodes: EpisodeFile | None
+    benchmarks: list[dict[str, Any]]
+    contexts: dict[str, int]
 
 
 def read_run(folder: Path) -> Run:
@@ -99,7 +108,8 @@ def read_run(folder: Path) -> Run:
     Raises:
         ReportError: there is neither ``metrics.jsonl`` nor ``eval.json``, or a file is malformed.
     """
-    metrics, evaluation, episodes = (folder / name for name in (METRICS_FILE, EVALUATION_FILE, EPISODES_FILE))
+    files = (METRICS_FILE, EVALUATION_FILE, EPISODES_FILE, SETTINGS_FILE)
+    metrics, evaluation, episodes, settings = (folder / name for name in files)
     if not metrics.is_file() and not evaluation.is_file():
         raise ReportError(
             f"nothing to report in {folder}: expected {METRICS_FILE} (written by training), "
@@ -110,6 +120,8 @@ def read_run(folder: Path) -> Run:
         metrics=read_metrics(metrics) if metrics.is_file() else [],
         evaluation=read_evaluation(evaluation) if evaluation.is_file() else None,
         episodes=read_episodes(episodes) if episodes.is_file() else None,
+        benchmarks=read_benchmarks(metrics) if metrics.is_file() else [],
+        contexts=_read_contexts(settings) if settings.is_file() else {},
     )
 
 
@@ -124,20 +136,51 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         ReportError: a line is malformed, or no training step is left.
     """
     steps: dict[float, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        entry = _parsed(line, f"{path}, line {number}")
-        step = entry["step"].get(float)
-        row = entry["data"] if "data" in entry.value else entry
+    for step, row in _logged(path):
         if not any(metric in row.get(dict) for metric in TRAINING_METRICS):
             continue
         for metric in TRAINING_METRICS:
             row[metric].get(float, or_null=True)
-        steps[step] = {**row.value, "step": entry.value["step"]}
+        steps[step] = {**row.value, "step": step}
     if not steps:
         raise ReportError(f"{path}: no training step, that is no line with {TRAINING_METRICS[0]!r}")
     return [steps[step] for step in sorted(steps)]
+
+
+def read_benchmarks(path: Path) -> list[dict[str, Any]]:
+    """Read the steps of a ``metrics.jsonl`` at which evaluation sets were validated on, in order.
+
+    A step has ``step``, which is 0 before training, and for each evaluation set its accuracy, or null, by its
+    ``data_source`` (:func:`multi_attempt.data.evaluation_source`). Where a step is there more than once, the last
+    counts.
+
+    Raises:
+        ReportError: a line is malformed.
+    """
+    steps: dict[float, dict[str, Any]] = {}
+    for step, row in _logged(path):
+        found = {
+            match["data_source"]: row[name].get(float, or_null=True)
+            for name in row.get(dict)
+            if (match := _ACCURACY.fullmatch(name)) and read_evaluation_source(match["data_source"])
+        }
+        if found:
+            steps[step] = {"step": step, **found}
+    return [steps[step] for step in sorted(steps)]
+
+
+def _logged(path: Path) -> Iterator[tuple[float, _Node]]:
+    """The steps and the metrics of a ``metrics.jsonl``, line by line."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            entry = _parsed(line, f"{path}, line {number}")
+            yield entry["step"].get(float), entry["data"] if "data" in entry.value else entry
+
+
+def _read_contexts(path: Path) -> dict[str, int]:
+    root = _parsed(path.read_bytes(), str(path))
+    contexts = root["contexts"].items() if "contexts" in root.value else ()  # evaluations of earlier versions have none
+    return {name: context.get(int) for name, context in contexts if context.value is not None}
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from multi_attempt.evaluation.comparison import paper_curves
+from multi_attempt.evaluation.paper import paper_curves
 from multi_attempt.evaluation.statistics import MACRO, WEIGHTED, difference
 
 MEASURES = {

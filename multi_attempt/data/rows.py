@@ -14,8 +14,8 @@ _EVALUATION = re.compile(r"test/(?P<name>.+)_(?P<attempts>[1-9]\d*)_attempts")
 def evaluation_source(name: str, attempts: int) -> str:
     """The ``data_source`` of an evaluation set that is validated on during training, with so many attempts.
 
-    It tells evaluation sets from validation sets in verl's log, where nothing else of a row is left. Evaluation sets are
-    drawn over the steps (``multi-attempt report``); validation sets alone choose the best model.
+    It tells evaluation sets from validation sets in verl's log, where nothing else of a row is left: ``multi-attempt
+    report`` draws evaluation sets over the steps, and validation sets alone choose the best model.
     """
     return f"test/{name}_{attempts}_attempts"
 

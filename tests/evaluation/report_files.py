@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from multi_attempt.model_settings import DialogueSettings
+from multi_attempt.prompts import load_prompt_set
+
 HOSTILE = "<script>document.title='hacked'</script> </script><img src=x onerror=alert(1)> <!-- & \u2028 {{ 1 }} $x$"
 PAPER_BENCHMARKS = {"aime24": 30, "amc23": 40, "math500": 500, "minerva_math": 272, "olympiadbench": 675}
 PAPER_ARCHITECTURE = {
@@ -167,4 +170,5 @@ def paper_evaluation() -> dict[str, Any]:
             mean = [sum(column) / len(rows) for column in zip(*rows.values(), strict=True)]
             results["macro"] = results["weighted"] = figures(mean, width=0.035)
         models.append(entry)
-    return evaluation(*models, attempts=range(1, 8), benchmarks=PAPER_BENCHMARKS, protocols=protocols)
+    asked = DialogueSettings(load_prompt_set("paper")).to_dict()
+    return evaluation(*models, attempts=range(1, 8), benchmarks=PAPER_BENCHMARKS, protocols=protocols, settings=asked)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
@@ -10,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from report_files import HOSTILE, PAPER_BENCHMARKS, evaluation, model, paper_evaluation, training_step
 
-from multi_attempt.evaluation import plots
+from multi_attempt.data import evaluation_source
+from multi_attempt.evaluation import drawing, plots
+from multi_attempt.evaluation.benchmark_steps import benchmarks_over_steps
 
 
 def check_texts(figure: Figure) -> None:
@@ -58,6 +62,45 @@ def test_texts_of_training(runs: int) -> None:
     check_texts(plots.training_curves([(f"run of a long name, {number}", steps) for number in range(runs)]))
 
 
+def validated(*attempts: int, benchmarks: Iterable[str] = PAPER_BENCHMARKS, steps: int = 20) -> list[dict[str, Any]]:
+    """What verl logged of benchmarks: the same accuracy on each, rising by the step."""
+    names = [evaluation_source(benchmark, allowed) for benchmark in benchmarks for allowed in attempts]
+    return [{"step": 8 * step, **dict.fromkeys(names, 0.3 + step / 100)} for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [("", validated(1, 2, 5))],
+        [("", validated(1, steps=1))],
+        [("", validated(3, benchmarks=["only"]))],
+        [(f"run of a long name, {number}", validated(1, 5)) for number in range(5)],
+    ],
+)
+def test_texts_of_benchmarks_over_steps(runs: list[tuple[str, list[dict[str, Any]]]]) -> None:
+    check_texts(benchmarks_over_steps(runs))
+
+
+def test_benchmarks_over_steps_of_one_run_are_the_mean_and_each_by_attempts() -> None:
+    rows = validated(1, 5, benchmarks=["a", "b"])
+    rows[1] |= {evaluation_source("a", 1): 0.8, evaluation_source("b", 1): 0.4}
+    del rows[2][evaluation_source("a", 1)]
+    figure = benchmarks_over_steps([("", rows)])
+    assert [axes.texts[-2].get_text() for axes in figure.axes] == ["mean", "a", "b"]
+    mean = figure.axes[0].lines
+    assert [len(line.get_xdata()) for line in mean] == [19, 20]  # there is no mean of a step without one of them
+    assert list(mean[0].get_ydata())[:3] == pytest.approx([0.3, 0.6, 0.33])
+    assert list(mean[0].get_xdata())[:3] == [0, 8, 24]
+
+
+def test_benchmarks_over_steps_of_several_runs_are_the_mean_of_what_all_have() -> None:
+    runs = [("one", validated(1, 5, benchmarks=["a", "b"])), ("two", validated(1, benchmarks=["b", "c"]))]
+    runs[0][1][0][evaluation_source("a", 1)] = 0.9
+    figure = benchmarks_over_steps(runs)
+    assert [[text.get_text() for text in axes.texts[-2:]] for axes in figure.axes] == [["1 attempt", "b"]]
+    assert [next(iter(line.get_ydata())) for line in figure.axes[0].lines] == [0.3, 0.3]
+
+
 def test_paper_is_dotted() -> None:
     figure = plots.accuracy_by_attempts(paper_evaluation())
     drawn = {text.get_text().partition("\n")[2].replace("\n", " ") for text in figure.axes[0].texts}
@@ -83,16 +126,16 @@ def test_odd_runs_leave_matplotlib_alone(tmp_path: Path) -> None:
 
 
 def test_axis_fits_what_is_drawn() -> None:
-    line = plots._Line("", "", [0.45, 0.52], [0.41, 0.5], [0.5, 0.58])
-    assert plots._limits([line]) == (0.4, 0.6)
-    assert plots._limits([line], span=0.5) == (0.4, 0.9)
-    assert plots._limits([plots._Line("", "", [0.97, 1.0])]) == (0.8, 1.0)
-    assert plots._limits([plots._Line("", "", [0.05, 0.95])]) == (0.0, 1.0)
-    assert plots._limits([plots._Line("", "", [None])]) == (0.0, 1.0)
+    line = drawing.Line("", "", [0.45, 0.52], [0.41, 0.5], [0.5, 0.58])
+    assert drawing.limits([line]) == (0.4, 0.6)
+    assert drawing.limits([line], span=0.5) == (0.4, 0.9)
+    assert drawing.limits([drawing.Line("", "", [0.97, 1.0])]) == (0.8, 1.0)
+    assert drawing.limits([drawing.Line("", "", [0.05, 0.95])]) == (0.0, 1.0)
+    assert drawing.limits([drawing.Line("", "", [None])]) == (0.0, 1.0)
 
 
 def test_labels_are_moved_apart_within_the_axes() -> None:
-    assert plots._spread([0.97, 0.94, 0.2], least=0.1) == pytest.approx([0.95, 0.85, 0.2])
-    assert plots._spread([0.5, 0.5], least=0.1) == pytest.approx([0.45, 0.55])
-    assert plots._spread([0.0, 0.3], least=0.1) == pytest.approx([0.05, 0.3])
-    assert plots._spread([], least=0.1) == []
+    assert drawing._spread([0.97, 0.94, 0.2], least=0.1) == pytest.approx([0.95, 0.85, 0.2])
+    assert drawing._spread([0.5, 0.5], least=0.1) == pytest.approx([0.45, 0.55])
+    assert drawing._spread([0.0, 0.3], least=0.1) == pytest.approx([0.05, 0.3])
+    assert drawing._spread([], least=0.1) == []

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from report_files import (
     HOSTILE,
     PAPER_ARCHITECTURE,
-    PAPER_BENCHMARKS,
     RIGHT,
     WRONG,
     attempt,
@@ -27,9 +29,11 @@ from report_files import (
 )
 
 from multi_attempt.cli import main
-from multi_attempt.evaluation import report, tables
-from multi_attempt.evaluation.comparison import compare, paper_curves
+from multi_attempt.data import evaluation_source
+from multi_attempt.evaluation import plots, report, tables
+from multi_attempt.evaluation.comparison import compare
 from multi_attempt.evaluation.dialogues import outcomes, page_dialogues
+from multi_attempt.evaluation.paper import paper_curves, paper_differences
 from multi_attempt.evaluation.run_files import read_episodes, read_run
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.prompts import load_prompt_set
@@ -233,13 +237,99 @@ def test_paper_is_the_reference_of_what_is_like_it() -> None:
     assert [cell.value for cell in rows[-2].cells][:2] == ["45.6", "52.5"]
 
 
-def test_paper_is_no_reference_of_what_differs() -> None:
-    content = paper_evaluation()
-    assert paper_curves(content, "blind") == {}
-    assert paper_curves({**content, "benchmarks": content["benchmarks"][1:]}, "oracle") == {}
-    other = model("other", [0.4] * 7, tuple(PAPER_BENCHMARKS), architecture={**PAPER_ARCHITECTURE, "hidden_size": 896})
-    assert paper_curves({**content, "models": [other]}, "oracle") == {}
-    assert paper_curves({**content, "models": [{**other, "architecture": None}]}, "oracle") == {}
+def asked_otherwise(content: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    return {**content, "settings": {**content["settings"], **settings}}
+
+
+def with_questions(content: dict[str, Any], name: str, questions: int) -> dict[str, Any]:
+    return {**content, "benchmarks": [{"name": name, "questions": questions}, *content["benchmarks"][1:]]}
+
+
+def of_model(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**content, "models": [content["models"][0], {**content["models"][1], **changes}]}
+
+
+LIKE_THE_PAPERS: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
+    lambda content: content,
+    lambda content: {**content, "attempts": [1, 2, 3]},
+    lambda content: of_model(content, context=4096),
+    lambda content: asked_otherwise(content, max_response_length=4096),
+    # An edition of OlympiadBench has a question less.
+    lambda content: {
+        **content,
+        "benchmarks": [*content["benchmarks"][:-1], {"name": "olympiadbench", "questions": 674}],
+    },
+]
+OTHERS: list[tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = [
+    (
+        lambda content: {**content, "benchmarks": content["benchmarks"][:2]},
+        "the benchmarks are aime24, amc23, not aime24, amc23, math500, minerva_math, olympiadbench",
+    ),
+    (lambda content: with_questions(content, "aime24", 20), "aime24 has 20 questions, not 30"),
+    (
+        lambda content: of_model(content, name="small", architecture={**PAPER_ARCHITECTURE, "hidden_size": 896}),
+        "small is no Qwen2.5-Math-1.5B",
+    ),
+    (lambda content: of_model(content, name="served", architecture=None), "what kind of model served is, is not known"),
+    (lambda content: of_model(content, name="cut", context=2048), "cut had a context of 2048 tokens, not 4096"),
+    (lambda content: {**content, "temperature": 0.6}, "dialogues are sampled at temperature 0.6, not greedy"),
+    (
+        lambda content: asked_otherwise(content, max_response_length=3000),
+        "a dialogue has at most 3000 tokens, not what the context leaves",
+    ),
+    (
+        lambda content: asked_otherwise(content, max_tokens_per_attempt=512),
+        "an attempt has at most 512 tokens, not what the context leaves",
+    ),
+    (lambda content: {**content, "settings": None}, "the limits of dialogues are not known"),
+]
+
+
+@pytest.mark.parametrize("change", LIKE_THE_PAPERS)
+def test_paper_is_the_reference_of_what_is_as_good_as_like_it(
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    content = change(paper_evaluation())
+    assert paper_differences(content, "oracle") == []
+    assert len(paper_curves(content, "oracle")) == 2
+
+
+@pytest.mark.parametrize(("change", "words"), OTHERS, ids=[words for _, words in OTHERS])
+def test_paper_is_no_reference_of_what_differs(change: Callable[[dict[str, Any]], dict[str, Any]], words: str) -> None:
+    content = change(paper_evaluation())
+    assert paper_differences(content, "oracle") == [words]
+    assert paper_curves(content, "oracle") == {}
+    assert "dotted" not in drawn_text(plots.accuracy_by_attempts(content))
+    assert "paper" not in tables.markdown(tables.protocol_tables(content))
+
+
+def drawn_text(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(Text))
+
+
+def test_paper_is_no_reference_under_another_protocol() -> None:
+    assert paper_differences(paper_evaluation(), "blind") == ["the protocol is blind, not oracle"]
+    assert paper_curves(paper_evaluation(), "blind") == {}
+
+
+def test_page_says_why_the_paper_is_left_out(tmp_path: Path) -> None:
+    like = write_run(tmp_path / "like", content=paper_evaluation())
+    assert "The paper's own curve is not drawn" not in read_page(report.write_report(like)).text
+    other = write_run(tmp_path / "other", content={**paper_evaluation(), "temperature": 0.6})
+    page = read_page(report.write_report(like, other, output=tmp_path / "both"))
+    assert (
+        "The paper's own curve is not drawn, since it is of another evaluation than this: dialogues are sampled at "
+        "temperature 0.6, not greedy."
+    ) in " ".join(page.text.split())
+
+
+def test_the_context_that_a_model_had_is_read_from_what_was_asked(tmp_path: Path) -> None:
+    run = write_run(tmp_path, content=paper_evaluation())
+    names = [entry["name"] for entry in paper_evaluation()["models"]]
+    (run / "run.json").write_text(json.dumps({"contexts": {names[0]: 4096, names[1]: 1024, names[2]: None}}))
+    found = compare([read_run(run)]).evaluation
+    assert found is not None
+    assert paper_differences(found, "oracle") == [f"{names[1]} had a context of 1024 tokens, not 4096"]
 
 
 # Several runs.
@@ -421,6 +511,35 @@ def test_verls_own_log_is_read_as_it_is(tmp_path: Path) -> None:
     del rows[1]["data"]["multi_attempt/success"]
     with pytest.raises(report.ReportError, match=r"line 2: the field 'data.multi_attempt/success' is missing"):
         report.read_metrics(write_run(tmp_path / "verl", rows) / "metrics.jsonl")
+
+
+def logged_benchmark(step: int, accuracy: float, benchmark: str = "aime24") -> dict[str, Any]:
+    """As verl's file logger writes a step that was validated on a benchmark, beside a validation set."""
+    sets = {evaluation_source(benchmark, 1): accuracy, "math_1_attempts": 0.9}
+    validation = {f"val-core/{name}/acc/mean@1": value for name, value in sets.items()}
+    return {"step": step, "data": {**validation, "val-aux/test/aime24_1_attempts/repeat_rate/mean@1": 0.7}}
+
+
+def test_benchmarks_that_were_validated_on_are_drawn_over_the_steps(tmp_path: Path) -> None:
+    steps = [{"step": step, "data": training_step(step, step / 20)} for step in (1, 2, 3)]
+    steps[1]["data"] |= logged_benchmark(2, 0.2)["data"]
+    run = write_run(tmp_path, [logged_benchmark(0, 0.1), *steps, logged_benchmark(2, 0.3)])
+    assert read_run(run).benchmarks == [
+        {"step": 0, "test/aime24_1_attempts": 0.1},
+        {"step": 2, "test/aime24_1_attempts": 0.3},
+    ]
+    page = read_page(report.write_report(run))
+    assert (run / "benchmarks_over_steps.png").read_bytes().startswith(b"\x89PNG")
+    assert [attributes["alt"] for tag, attributes in page.elements if tag == "img"][1] == (
+        "Accuracy on benchmarks over the training steps, by the attempts allowed"
+    )
+
+
+def test_runs_that_share_no_benchmark_have_no_figure_of_any(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / name, [training_step(1), logged_benchmark(1, 0.2, name)]) for name in ("aime24", "amc23")
+    ]
+    assert read_page(report.write_report(*runs, output=tmp_path / "both")).count("img") == 1
 
 
 def test_last_line_of_an_episode_counts_and_half_of_one_does_not(tmp_path: Path) -> None:
