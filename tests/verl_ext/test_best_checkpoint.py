@@ -7,11 +7,13 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from multi_attempt.data import evaluation_source
-from verl_ext.best_checkpoint import BestCheckpoint
+from verl_ext.best_checkpoint import BestCheckpoint, validation_accuracies
 
 
 def save(checkpoints: Path, step: int, *, weights: bool = True) -> Path:
@@ -53,6 +55,14 @@ def test_evaluation_sets_have_no_say_in_what_is_best(tmp_path: Path) -> None:
         assert best.score_before(step) == max(validation, 0.5)
     assert kept(tmp_path) == (24, "weights of step 24")
     assert list(json.loads((best.folder / "best.json").read_text())["metrics"]) == ["val-core/set0/acc/mean@1"]
+
+
+def test_the_names_are_those_that_verl_gives() -> None:
+    sources = ["mine_1_attempts", evaluation_source("aime24", 1)]
+    trainer: Any = None  # of which the naming needs nothing
+    metrics = PPOTrainer._val_metrics_update(trainer, sources, ["a", "b"], {"acc": [0.25, 0.75]}, [])
+    assert validation_accuracies(metrics) == {"val-core/mine_1_attempts/acc/mean@1": 0.25}
+    assert metrics["val-core/test/aime24_1_attempts/acc/mean@1"] == 0.75
 
 
 def test_where_there_are_evaluation_sets_only_none_is_best_and_that_is_said(
