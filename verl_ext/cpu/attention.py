@@ -55,7 +55,7 @@ def attention(
             f"{sliding_window}, which packed rows do not have on CPU; set cpu.packed=false"
         )
     rows = zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
-    outputs = [sdpa_attention_forward(module, *row, None, **arguments)[0] for row in rows]
+    outputs = [sdpa_attention_forward(module, q, k, v, None, **arguments)[0] for q, k, v in rows]
     return torch.cat(outputs, dim=1), None
 
 
@@ -65,9 +65,9 @@ def _lengths(positions: torch.Tensor) -> list[int]:
     return [stop - start for start, stop in zip(starts, [*starts[1:], len(positions)], strict=True)]
 
 
-def mask(*arguments: Any, attention_mask: torch.Tensor | None = None, **named: Any) -> torch.Tensor | None:
+def mask(*, attention_mask: torch.Tensor | None = None, **arguments: Any) -> torch.Tensor | None:
     """The mask of a padded batch, as transformers makes it; a packed row needs none."""
-    return None if attention_mask is None else sdpa_mask(*arguments, attention_mask=attention_mask, **named)
+    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **arguments)
 
 
 def register() -> None:
