@@ -39,18 +39,53 @@ from verl_ext.check_command import compose_config
 from verl_ext.memory.gpus import named_gpu
 from verl_ext.memory.model_shape import read_shape
 from verl_ext.memory.passes import Moment, greatest
+from verl_ext.memory.rollout import make_rollout
 from verl_ext.memory.run_models import read_models
 from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
 
-# Two micro-batches of a rank: when the second is under way, the gradients of the first are there.
-ROWS, LENGTH, PROMPT = 8, 256, 64
-MICRO_BATCH = ROWS * LENGTH // 2
+# The rows of a micro-batch of a rank, of which there are two: when the second is under way, the gradients of the first
+# are there. Padded, it has twice as many tokens.
+LENGTHS, PROMPT = (256, 128, 64, 64) * 2, 32
+MICRO_BATCH = sum(LENGTHS)
 
-WORLDS = (1, 8)
-"""Numbers of ranks."""
 
-CASES = (("actor", True), ("critic", True), ("critic", False))
-"""Roles, and whether their activations are computed again in the backward pass."""
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        role: ``actor`` or ``critic``.
+        checkpointing: whether activations are computed again in the backward pass.
+        packed: whether the rows of a micro-batch come one after the other, without padding.
+        attention: by its name; None for the config's own.
+        compute: dtype of the passes; the weights are in fp32.
+        world: number of ranks.
+    """
+
+    role: str
+    checkpointing: bool = False
+    packed: bool = True
+    attention: str | None = None
+    compute: str = "fp32"
+    world: int = 1
+
+    def __str__(self) -> str:
+        words = [self.role, *(["checkpointing"] if self.checkpointing else []), "packed" if self.packed else "padded"]
+        words += [*([self.attention] if self.attention else []), self.compute]
+        return f"{', '.join(words)}, {self.world} rank{'s' * (self.world > 1)}"
+
+
+CASES = (
+    *(Case(role, checkpointing) for role, checkpointing in product(("actor", "critic"), (True, False))),
+    *(Case(role, checkpointing=role == "actor", world=8) for role in ("actor", "critic")),
+    *(
+        Case(role, packed=False, compute=compute)
+        for role, compute in (("actor", "fp32"), ("critic", "fp32"), ("actor", "bf16"))
+    ),
+    *(Case(role, compute="bf16") for role in ("actor", "critic")),
+    *(Case("actor", attention="sdpa", compute=compute) for compute in ("fp32", "bf16")),
+)
+"""All that are."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +135,17 @@ def write_model(folder: Path, name: str) -> None:
     make_tokenizer().save_pretrained(folder)
 
 
-def config_of(folder: Path, *, world: int, checkpointing: bool) -> DictConfig:
-    """The CPU config with this model, on so many ranks."""
-    settings = [f"actor_rollout_ref.model.path={folder}", f"trainer.n_gpus_per_node={world}"]
-    settings += [f"{model}.enable_gradient_checkpointing={checkpointing}" for model in (ACTOR_MODEL, CRITIC_MODEL)]
+def config_of(folder: Path, case: Case) -> DictConfig:
+    """The CPU config with this model."""
+    settings = [f"actor_rollout_ref.model.path={folder}", f"trainer.n_gpus_per_node={case.world}"]
+    settings += [f"data.max_prompt_length={PROMPT}", f"data.max_response_length={max(LENGTHS) - PROMPT}"]
+    for model in (ACTOR_MODEL, CRITIC_MODEL):
+        settings.append(f"{model}.enable_gradient_checkpointing={case.checkpointing}")
+        settings.append(f"{model}.use_remove_padding={case.packed}")
+        if case.attention:
+            settings.append(f"{model}.override_config.attn_implementation={case.attention}")
+    for engine in ("actor_rollout_ref.actor.fsdp_config", "critic.fsdp"):
+        settings.append(f"{engine}.mixed_precision.param_dtype={case.compute}")
     return compose_config("multi_attempt_cpu", settings)
 
 
@@ -120,11 +162,11 @@ def first_of(world: int) -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-def measure(config: DictConfig, role: str) -> Held:
+def measure(config: DictConfig, case: Case) -> Held:
     """What the engine of a role holds, within :func:`first_of`."""
-    engine, loss = engine_of(config, role)
+    engine, loss = engine_of(config, case.role)
     vocabulary = read_shape(config, ACTOR_MODEL).vocabulary
-    data = _batch(vocabulary, entropy=False)
+    data = _batch(vocabulary, packed=case.packed, entropy=False)
     with engine.train_mode():
         # AdamW makes its state in its first step, which verl leaves out if the gradients are not finite; and where
         # nobody sums them up, they are what the memory held before.
@@ -136,7 +178,7 @@ def measure(config: DictConfig, role: str) -> Held:
         engine.optimizer_zero_grad()
         update = _allocated(lambda: engine.forward_backward_batch(data, loss))
     with engine.eval_mode():
-        data = _batch(vocabulary, entropy=True)
+        data = _batch(vocabulary, packed=case.packed, entropy=True)
         infer = _allocated(lambda: engine.infer_batch(data, loss_function=None))
     weights = sum(map(_local_bytes, engine.module.parameters()))
     states = [value for state in engine.optimizer.state.values() for value in state.values()]
@@ -161,32 +203,32 @@ def engine_of(config: DictConfig, role: str) -> tuple[Any, Any]:
     return engine, partial(value_loss if role == "critic" else ppo_loss, config=part)
 
 
-def _batch(vocabulary: int, *, entropy: bool) -> TensorDict:
-    """What verl's trainer hands to an engine, all rows of one length."""
+def _batch(vocabulary: int, *, packed: bool, entropy: bool) -> TensorDict:
+    """What verl's trainer hands to an engine."""
     random = torch.Generator().manual_seed(0)
-    response = LENGTH - PROMPT
+    lengths = LENGTHS * 2
 
-    def rows(*shape: int) -> torch.Tensor:
-        return torch.nested.as_nested_tensor(list(torch.randn(*shape, generator=random)), layout=torch.jagged)
+    def nested(rows: list[torch.Tensor]) -> torch.Tensor:
+        return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
-    ids = torch.randint(0, vocabulary, (ROWS, LENGTH), generator=random)
-    nested = {"input_ids": ids, "prompts": ids[:, :PROMPT], "responses": ids[:, PROMPT:]}
-    nested["position_ids"] = torch.arange(LENGTH).expand(ROWS, LENGTH)
-    nested |= {name: torch.ones(ROWS, response) for name in ("loss_mask", "response_mask")}
-    data = {name: torch.nested.as_nested_tensor(list(rows), layout=torch.jagged) for name, rows in nested.items()}
+    ids = [torch.randint(0, vocabulary, (length,), generator=random) for length in lengths]
+    data = {"input_ids": nested(ids), "position_ids": nested([torch.arange(length) for length in lengths])}
+    data |= {"prompts": nested([row[:PROMPT] for row in ids]), "responses": nested([row[PROMPT:] for row in ids])}
+    data |= {name: nested([torch.ones(len(row) - PROMPT) for row in ids]) for name in ("loss_mask", "response_mask")}
     data |= {
-        name: rows(ROWS, response) for name in ("old_log_probs", "ref_log_prob", "advantages", "values", "returns")
+        name: nested([torch.randn(len(row) - PROMPT, generator=random) for row in ids])
+        for name in ("old_log_probs", "ref_log_prob", "advantages", "values", "returns")
     }
-    made = TensorDict(data, batch_size=ROWS)
+    made = TensorDict(data, batch_size=len(lengths))
     tu.assign_non_tensor(
         made,
-        use_remove_padding=False,
+        use_remove_padding=packed,
         use_dynamic_bsz=True,
         max_token_len_per_gpu=MICRO_BATCH,
         use_fused_kernels=False,
         temperature=1.0,
         calculate_entropy=entropy,
-        global_batch_size=ROWS,
+        global_batch_size=len(lengths),
     )
     return made
 
@@ -214,11 +256,12 @@ def _allocated(work: Callable[[], Any]) -> int:
 # ---- Planned ----
 
 
-def plan(config: DictConfig, role: str) -> Held:
+def plan(config: DictConfig, case: Case) -> Held:
     """What the plan says of the same."""
     shape = read_shape(config, ACTOR_MODEL)
-    models = read_models(config, shape, shape, named_gpu("h100"))
-    model = models.critic if role == "critic" else models.actor
+    rollout = make_rollout(config, shape, named_gpu("h100"))
+    models = read_models(config, shape, shape, rollout, MICRO_BATCH / len(LENGTHS))
+    model = models.critic if case.role == "critic" else models.actor
     assert model is not None
 
     def most(moments: list[Moment]) -> float:
@@ -237,14 +280,14 @@ def main() -> None:
     """Print it, in Markdown; MB."""
     print("| | kept, measured | planned | | update, measured | planned | | forward pass, measured | planned | |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
-    for name, world in product(MODELS, WORLDS):
-        with tempfile.TemporaryDirectory() as folder, first_of(world):
+    for name in MODELS:
+        with tempfile.TemporaryDirectory() as folder:
             write_model(Path(folder), name)
-            for role, checkpointing in CASES:
-                config = config_of(Path(folder), world=world, checkpointing=checkpointing)
-                cells = _cells(measure(config, role), plan(config, role))
-                kind = f"{'' if checkpointing else 'no '}checkpointing, {world} rank{'s' * (world > 1)}"
-                print(f"| {name}: {role}, {kind} | {' | '.join(cells)} |", flush=True)
+            for case in CASES:
+                config = config_of(Path(folder), case)
+                with first_of(case.world):
+                    cells = _cells(measure(config, case), plan(config, case))
+                print(f"| {name}: {case} | {' | '.join(cells)} |", flush=True)
 
 
 def _cells(measured: Held, planned: Held) -> Iterator[str]:

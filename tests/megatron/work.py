@@ -27,6 +27,7 @@ from verl.workers.utils.padding import response_from_nested
 from verl_ext.memory.gpus import named_gpu
 from verl_ext.memory.megatron import BF16, MegatronModel
 from verl_ext.memory.model_shape import read_shape
+from verl_ext.memory.rollout import make_rollout
 from verl_ext.memory.run_models import read_models
 from verl_ext.model_config import ACTOR_MODEL
 
@@ -331,7 +332,7 @@ def keep(role: str, setup: Setup, rows: list[dict[str, Any]]) -> tuple[Kept, Kep
 
 def _planned(role: str, config: DictConfig, stage: int) -> Kept:
     shape = read_shape(config, ACTOR_MODEL)
-    models = read_models(config, shape, shape, named_gpu("h100"))
+    models = read_models(config, shape, shape, make_rollout(config, shape, named_gpu("h100")))
     model = models.critic if role == "critic" else models.actor
     assert isinstance(model, MegatronModel)
     # The plan is of the stage that holds most.

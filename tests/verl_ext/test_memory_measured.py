@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_memory import CASES, MODELS, WORLDS, config_of, first_of, measure, plan, write_model
-
-
-@pytest.fixture(scope="module", params=WORLDS)
-def world(request: pytest.FixtureRequest) -> Iterator[int]:
-    with first_of(request.param):
-        yield request.param
+from training_memory import CASES, MODELS, Case, config_of, first_of, measure, plan, write_model
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -22,14 +15,13 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-@pytest.mark.parametrize(("role", "checkpointing"), CASES)
-def test_the_plan_is_within_a_tenth_of_what_the_engine_holds(
-    folder: Path, world: int, role: str, checkpointing: bool
-) -> None:
-    config = config_of(folder, world=world, checkpointing=checkpointing)
-    planned, held = plan(config, role), measure(config, role)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_plan_is_within_a_tenth_of_what_the_engine_holds(folder: Path, case: Case) -> None:
+    config = config_of(folder, case)
+    with first_of(case.world):
+        planned, held = plan(config, case), measure(config, case)
     # Of what does not divide by the ranks, the first have a little more.
-    rounding = 0.0 if world == 1 else 5e-3
+    rounding = 0.0 if case.world == 1 else 5e-3
     assert planned.weights == pytest.approx(held.weights, rel=rounding, abs=0.0)
     assert planned.gradients == pytest.approx(held.gradients, rel=rounding, abs=0.0)
     # AdamW counts its steps for each tensor, in a number of its own.

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from verl_ext.memory.gpus import GPU
 from verl_ext.memory.plan import Plan
 
 SECONDS_PER_HOUR = 3600
@@ -39,6 +40,10 @@ class Assumptions:
     mfu: float
     decode_efficiency: float
 
+    def response(self, config: DictConfig) -> float:
+        """Mean tokens of all attempts of an episode, with their feedback."""
+        return min(self.attempts * self.attempt_tokens, float(config.data.max_response_length))
+
 
 def default_assumptions(config: DictConfig) -> Assumptions:
     """The response budget shared by the greatest number of attempts, and as many attempts as are drawn in the mean:
@@ -46,7 +51,7 @@ def default_assumptions(config: DictConfig) -> Assumptions:
     task = config.multi_attempt
     return Assumptions(
         steps=config.trainer.total_training_steps or PAPER_STEPS,
-        prompt_tokens=256.0,
+        prompt_tokens=min(256.0, config.data.max_prompt_length),
         attempt_tokens=config.data.max_response_length / task.max_attempts,
         attempts=(task.min_attempts + task.max_attempts) / 2,
         mfu=0.35,
@@ -76,15 +81,15 @@ class Cost:
 
 
 def run_cost(plan: Plan, config: DictConfig, assumed: Assumptions) -> Cost:
-    """The cost of a run.
+    """The cost of a run on GPUs.
 
     Raises:
         ValueError: an assumption is not positive, or a share is above 1.
     """
-    _check(assumed)
-    models, gpu = plan.models, plan.gpu
+    check_assumptions(assumed)
+    models, gpu = plan.models, _gpu(plan)
     episodes = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
-    response = min(assumed.attempts * assumed.attempt_tokens, config.data.max_response_length)
+    response = assumed.response(config)
     tokens = episodes * (assumed.prompt_tokens + response)
     rate = models.world * gpu.flops * assumed.mfu
     seconds = {"generation": _generation(plan, episodes, assumed.prompt_tokens, response, assumed)}
@@ -108,7 +113,7 @@ def _generation(plan: Plan, episodes: int, prompt: float, response: float, assum
 
     The longest episode, of the whole response budget, takes a pass for each of its tokens.
     """
-    rollout, gpu = plan.models.rollout, plan.gpu
+    rollout, gpu = plan.models.rollout, _gpu(plan)
     each = episodes / rollout.replicas
     at_once = max(1, min(each, rollout.at_once(prompt + response)))
     longest = max(1, rollout.context - prompt)
@@ -118,7 +123,17 @@ def _generation(plan: Plan, episodes: int, prompt: float, response: float, assum
     return read / (gpu.bandwidth * assumed.decode_efficiency) + prefill / (plan.models.world * gpu.flops * assumed.mfu)
 
 
-def _check(assumed: Assumptions) -> None:
+def _gpu(plan: Plan) -> GPU:
+    assert isinstance(plan.device, GPU)
+    return plan.device
+
+
+def check_assumptions(assumed: Assumptions) -> None:
+    """Refuse what cannot be.
+
+    Raises:
+        ValueError: an assumption is not positive, or a share is above 1.
+    """
     for name, value in vars(assumed).items():
         if not value > 0 or (name in ("mfu", "decode_efficiency") and value > 1):
             wanted = "in (0, 1]" if name in ("mfu", "decode_efficiency") else "positive"

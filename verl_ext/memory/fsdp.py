@@ -20,10 +20,11 @@ from verl_ext.memory.passes import Moment, Role
 # long as the vocabulary that it makes for them: logits, probabilities, and their gradient.
 _FUSED_CHUNK, _FUSED_ARRAYS = 512, 3
 
-# Arrays as long as the vocabulary, in the logits' own precision, of torch's own log-softmax on padded batches (verl's
-# prepare_model_outputs without use_remove_padding): logits, their copy without padding, and the gradients of both.
-# With the entropy and no gradients: logits, softmax and one temporary. Measured, see docs/memory.md.
-_PADDED_UPDATE, _PADDED_INFER, _PADDED_ENTROPY = 4, 2, 3
+# Without flash-attn: arrays as long as the vocabulary, in the logits' own precision, beside the model's logits, that
+# verl's row-wise log-sum-exp (torch_functional.py, logprobs_from_logits_v2) takes. In an update its gradient, which is
+# made row by row and then as one; where the batch is padded, a copy without the padding, and later the gradient of the
+# model's own logits beside the last of these. With the entropy, and no gradients: softmax and a temporary. Measured.
+_ROWS_UPDATE, _ROWS_COPY, _ROWS_ENTROPY = 2, 1, 2
 
 # The entropy beside bf16 logits: fp32 arrays as long as the vocabulary. torch.compile leaves at most one, eager torch
 # makes the logits in fp32 and their softmax; in chunks it is three for the chunk.
@@ -83,29 +84,28 @@ class FSDPModel:
         """Of the second and later micro-batches, when the gradients of the first are there."""
         if not self.role.trains:
             raise ValueError(f"the {self.role.name} is not trained")
-        memory, shape = self._tokens, self.role.shape
-        layers = memory.training_layers(shape.layers, self.role.checkpointing)
+        memory, shape, computed = self._memory(tokens), self.role.shape, self.role.computed(tokens)
+        layers = computed * memory.training_layers(shape.layers, self.role.checkpointing)
         kept = shape.layers * (memory.checkpoint if self.role.checkpointing else memory.layer)
-        at_head = tokens * (kept + memory.final_norm)
+        at_head, logits = computed * (kept + memory.final_norm), self._logits(tokens)
         gradients = 0.0 if self._on_host else self.gradients
+        step = 0.0 if self._on_host else self._step_temporary
         return [
-            Moment("backward, last layer", tokens * layers, 0.0, self._gathered_backward, gradients),
-            Moment("loss", at_head, self._logits_update(tokens), self._root, gradients),
-            Moment("backward, output head", at_head, self._logits_gradient(tokens), self._gathered_head, gradients),
-            Moment("end of backward", tokens * memory.checkpoint, 0.0, self._gathered_root, gradients),
-            Moment("optimiser's step", 0.0, 0.0, 0.0 if self._on_host else self._step_temporary, gradients),
+            Moment("backward, last layer", layers, 0.0, self._gathered_backward, gradients),
+            Moment("forward, output head", at_head, logits, self._root, gradients),
+            Moment("loss", at_head, self._logits_update(tokens), self._root_after_forward, gradients),
+            Moment("backward, output head", at_head, logits, self._gathered_head, gradients),
+            Moment("end of backward", computed * memory.checkpoint, 0.0, self._gathered_root, gradients),
+            Moment("optimiser's step", 0.0, 0.0, step, gradients),
         ]
 
     def infer(self, tokens: int, *, entropy: bool) -> list[Moment]:
-        memory = self._tokens
+        memory, computed = self._memory(tokens), self.role.computed(tokens)
+        at_head, logits = computed * memory.checkpoint, self._logits_infer(tokens, entropy=entropy)
         return [
-            Moment("forward, a layer", tokens * memory.layer_forward, 0.0, self._gathered_forward),
-            Moment(
-                "forward, output head",
-                tokens * memory.checkpoint,
-                self._logits_infer(tokens, entropy=entropy),
-                self._root,
-            ),
+            Moment("forward, a layer", computed * memory.layer_forward, 0.0, self._gathered_forward),
+            Moment("forward, output head", at_head, self._logits(tokens), self._root),
+            Moment("log-probs", at_head, logits, self._root_after_forward),
         ]
 
     # ---- Weights that a pass gathers ----
@@ -130,6 +130,14 @@ class FSDPModel:
         if self.role.engine.strategy == "fsdp2" and not shape.tied:
             return 0.0
         return (shape.embedding + self.role.head_parameters) * self._compute
+
+    @property
+    def _root_after_forward(self) -> float:
+        # FSDP2 gives its root's weights back with the others', and log-probs are computed after that; in the fused head
+        # they are a part of the forward pass. FSDP1 keeps its root's for the backward pass.
+        engine = self.role.engine
+        is_back = engine.strategy == "fsdp2" and engine.reshard_after_forward and not self.role.fused_head
+        return 0.0 if is_back else self._root
 
     @property
     def _head_weights(self) -> float:
@@ -168,10 +176,17 @@ class FSDPModel:
 
     @property
     def _step_temporary(self) -> float:
-        # torch.optim.AdamW on a GPU works on all tensors at once (foreach), and makes the root of the second moment.
-        return self.weights
+        # torch.optim.AdamW makes the root of the second moment: on a GPU of all tensors at once (foreach), on a CPU of
+        # one after the other.
+        shape = self.role.shape
+        return max(shape.embedding, shape.layer) * self.weight_bytes if self.role.on_cpu else self.weights
 
     # ---- Logits ----
+
+    def _logits(self, tokens: int) -> float:
+        """The model's own."""
+        has_logits = not (self.role.is_critic or self.role.fused_head)
+        return self.role.computed(tokens) * self.role.shape.vocabulary * self._compute if has_logits else 0.0
 
     def _logits_update(self, tokens: int) -> float:
         if self.role.is_critic:
@@ -180,17 +195,13 @@ class FSDPModel:
         if self.role.fused_head:
             return self._fused_head()
         if self.role.on_cpu:
-            return array * self._compute * _PADDED_UPDATE
+            return self._row_wise(tokens, _ROWS_UPDATE)
         # flash-attn's cross-entropy writes the gradient over the logits (torch_functional.py, line 129).
         logits: float = array * self._compute * (1 if self.role.temperature_is_one else 2)
         if self.role.entropy_in_update:
             # Their gradient is then an array of its own (impl, line 1425), and the entropy's another.
             logits += array * (2 * self._compute) + self._entropy(array)
         return logits
-
-    def _logits_gradient(self, tokens: int) -> float:
-        has_logits = not (self.role.is_critic or self.role.fused_head)
-        return tokens * self.role.shape.vocabulary * self._compute if has_logits else 0.0
 
     def _logits_infer(self, tokens: int, *, entropy: bool) -> float:
         if self.role.is_critic:
@@ -199,9 +210,18 @@ class FSDPModel:
         if self.role.fused_head:
             return self._fused_head()
         if self.role.on_cpu:
-            return array * self._compute * (_PADDED_ENTROPY if entropy else _PADDED_INFER)
+            return max(self._row_wise(tokens, 0), self._logits(tokens) * (1 + _ROWS_ENTROPY) if entropy else 0.0)
         logits = array * self._compute * (1 if self.role.temperature_is_one else 2)
         return logits + (self._entropy(array) if entropy else 0.0)
+
+    def _row_wise(self, tokens: int, beside: int) -> float:
+        """With so many arrays beside the logits."""
+        model, array = self._logits(tokens), tokens * self.role.shape.vocabulary * self._compute
+        scaled = 0.0 if self.role.temperature_is_one else model
+        if self.role.packed:
+            return scaled + model + beside * array
+        padded = model + (_ROWS_COPY + beside) * array
+        return scaled + max(padded, 2 * model + array if beside else 0.0)
 
     def _entropy(self, array: float) -> float:
         engine = self.role.engine
@@ -218,9 +238,12 @@ class FSDPModel:
     def _on_host(self) -> bool:
         return (self.role.engine.forward_only or self.role.engine.offload_policy) and not self.role.on_cpu
 
-    @cached_property
-    def _tokens(self) -> TokenMemory:
-        return TokenMemory(self.role.shape, self._compute)
+    def _memory(self, tokens: int) -> TokenMemory:
+        role = self.role
+        mask = 0
+        if role.on_cpu and not role.by_sequence:
+            mask = tokens if role.packed else role.longest
+        return TokenMemory(role.shape, self._compute, mask=mask, by_sequence=role.by_sequence)
 
     @cached_property
     def weight_bytes(self) -> int:

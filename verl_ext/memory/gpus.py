@@ -11,18 +11,27 @@ GIB = 1024**3
 
 
 @dataclass(frozen=True)
-class GPU:
-    """One device.
+class Device:
+    """What holds a run, or a rank of it.
 
     Attributes:
         name: for the output.
-        memory: bytes that torch reports as its total.
-        flops: floating-point operations a second of dense bf16 matrix multiplication, at best.
-        bandwidth: bytes a second from its memory, at best.
+        memory: bytes that can be used; of a GPU what torch reports as its total.
     """
 
     name: str
     memory: float
+
+
+@dataclass(frozen=True)
+class GPU(Device):
+    """One GPU.
+
+    Attributes:
+        flops: floating-point operations a second of dense bf16 matrix multiplication, at best.
+        bandwidth: bytes a second from its memory, at best.
+    """
+
     flops: float
     bandwidth: float
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_ext.memory.gpus import GPU
+from verl_ext.memory.gpus import GPU, Device
 from verl_ext.memory.model_shape import ModelShape
 from verl_ext.memory.passes import Moment, RankModel, greatest
+from verl_ext.memory.rollout import make_rollout
 from verl_ext.memory.run_models import RunModels, read_models
 
 _TOKEN_STEP = 512
@@ -26,7 +27,7 @@ class Phase:
     Attributes:
         name: what the run does then.
         moment: the worst moment of it.
-        parts: bytes on a GPU by what they are.
+        parts: bytes by what they are.
     """
 
     name: str
@@ -40,19 +41,21 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run on a kind of GPU.
+    """A run on a kind of device.
 
     Attributes:
-        gpu: the device.
+        device: what holds it: a GPU one rank, a machine all of its ranks.
         models: what shares it.
         phases: of a step, in order.
         reserve: bytes left for what is not computed: contexts, communication, fragmentation.
+        ranks: on the device.
     """
 
-    gpu: GPU
+    device: Device
     models: RunModels
     phases: list[Phase]
     reserve: float
+    ranks: int = 1
 
     @property
     def peak(self) -> Phase:
@@ -66,7 +69,34 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.peak.total <= self.gpu.memory and self.generates
+        return self.peak.total <= self.device.memory and self.generates
+
+    def candidates(self) -> Iterator[list[str]]:
+        """Settings that may help where it does not fit."""
+        yield from _candidates(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures, for JSON; bytes."""
+        models = [self.models.actor, self.models.critic, self.models.reference]
+        return {
+            "gpu": {"name": self.device.name, "memory": self.device.memory},
+            "fits": self.fits,
+            "peak": self.peak.name,
+            "models": {model.role.name: _sizes(model) for model in models if model is not None},
+            "phases": {
+                phase.name: {"total": phase.total, "moment": phase.moment, **phase.parts} for phase in self.phases
+            },
+        }
+
+
+def _sizes(model: RankModel) -> dict[str, float]:
+    return {
+        "parameters": model.role.parameters,
+        "weights": model.weights,
+        "gradients": model.gradients,
+        "optimizer": model.optimizer,
+        "resting": model.resting(),
+    }
 
 
 def make_plan(config: DictConfig, shape: ModelShape, critic_shape: ModelShape, gpu: GPU, reserve: float) -> Plan:
@@ -75,26 +105,49 @@ def make_plan(config: DictConfig, shape: ModelShape, critic_shape: ModelShape, g
     Raises:
         ValueError: as :func:`read_models`.
     """
-    models = read_models(config, shape, critic_shape, gpu)
-    bucket = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes * MIB
-    return Plan(gpu, models, list(_phases(models, bucket, reserve)), reserve)
+    models = read_models(config, shape, critic_shape, make_rollout(config, shape, gpu))
+    rollout = models.rollout
+    # verl/workers/engine_workers.py, update_weights: the rollout's weights are back, its cache is not yet; the actor's
+    # tensors are made whole one after the other, and go over in buckets.
+    sync = {"rollout": max(rollout.weights, rollout.asleep), "gathered": largest_tensor(models) + bucket_of(config)}
+    return Plan(gpu, models, list(phases_of(models, {"reserve": reserve}, sync)), reserve)
 
 
-def _phases(models: RunModels, bucket: float, reserve: float) -> Iterator[Phase]:
+def bucket_of(config: DictConfig) -> float:
+    """Bytes of the bucket that new weights go over in."""
+    return float(config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes * MIB)
+
+
+def largest_tensor(models: RunModels) -> float:
+    """Bytes of the actor's largest weight."""
+    return float(models.rollout.shape.embedding * models.actor.weight_bytes)
+
+
+def phases_of(models: RunModels, fixed: dict[str, float], sync: dict[str, float], ranks: int = 1) -> Iterator[Phase]:
+    """The phases of a step.
+
+    Args:
+        models: of the run.
+        fixed: what is there in each phase, whatever it is.
+        sync: what each rank's weight sync holds beside the models.
+        ranks: on the device.
+    """
     rollout, actor, critic, reference = models.rollout, models.actor, models.critic, models.reference
     resting = {model.role.name: model.resting() for model in (actor, critic, reference) if model is not None}
-    fixed = {"reserve": reserve}
+
+    def made(name: str, moment: str, parts: dict[str, float]) -> Phase:
+        return Phase(name, moment, {part: ranks * size for part, size in parts.items()} | fixed)
 
     def phase(name: str, model: RankModel, moments: list[Moment], *, training: bool) -> Phase:
         worst = greatest(moments)
         held = resting | {model.role.name: model.loaded(training=training)}
         parts = {"rollout": rollout.asleep, **held, "gradients": worst.gradients, "gathered": worst.gathered}
-        return Phase(name, worst.name, parts | {"activations": worst.activations, "logits": worst.logits} | fixed)
+        return made(name, worst.name, parts | {"activations": worst.activations, "logits": worst.logits})
 
     def tokens(name: str) -> int:
         return models.tokens[name].tokens
 
-    yield Phase("generation", "", {"rollout": rollout.share, **resting} | fixed)
+    yield made("generation", "", {"rollout": rollout.share, **resting})
     old = "old log-probs"
     yield phase(old, actor, actor.infer(tokens(old), entropy=True), training=False)
     if reference is not None:
@@ -104,17 +157,7 @@ def _phases(models: RunModels, bucket: float, reserve: float) -> Iterator[Phase]
         yield phase("values", critic, critic.infer(tokens("values"), entropy=False), training=False)
         yield phase("critic update", critic, critic.update(tokens("critic update")), training=True)
     yield phase("actor update", actor, actor.update(tokens("actor update")), training=True)
-    yield _weight_sync(models, resting, bucket, fixed)
-
-
-def _weight_sync(models: RunModels, resting: dict[str, float], bucket: float, fixed: dict[str, float]) -> Phase:
-    """verl/workers/engine_workers.py, update_weights: the rollout's weights are back, its cache is not yet; the actor's
-    tensors are made whole one after the other, and go over in buckets."""
-    rollout, actor = models.rollout, models.actor
-    woken = max(rollout.weights, rollout.asleep)
-    whole = rollout.shape.embedding * actor.weight_bytes
-    held = resting | {"actor": actor.loaded(training=False)}
-    return Phase("weight sync", "", {"rollout": woken, **held, "gathered": whole + bucket} | fixed)
+    yield made("weight sync", "", resting | {"actor": actor.loaded(training=False)} | sync)
 
 
 # ---- How far the settings can go ----
@@ -130,11 +173,11 @@ def greatest_tokens(plan: Plan, name: str) -> int:
     training = name.endswith("update")
     phase = next(phase for phase in plan.phases if phase.name == name)
     now = {"gradients", "gathered", "activations", "logits"}
-    room = plan.gpu.memory - sum(size for part, size in phase.parts.items() if part not in now)
+    room = plan.device.memory - sum(size for part, size in phase.parts.items() if part not in now)
 
     def fits(tokens: int) -> bool:
         moments = model.update(tokens) if training else model.infer(tokens, entropy=name == "old log-probs")
-        return greatest(moments).total <= room
+        return plan.ranks * greatest(moments).total <= room
 
     return _greatest(fits, _TOKEN_STEP)
 
@@ -153,13 +196,13 @@ def _greatest(fits: Callable[[int], bool], step: int) -> int:
 def greatest_utilization(plan: Plan) -> float:
     """The greatest ``gpu_memory_utilization`` beside what rests on the GPU, in steps of 0.01."""
     generation = plan.phases[0]
-    on_top = plan.models.rollout.share - plan.gpu.memory * plan.models.rollout.config.gpu_memory_utilization
-    room = plan.gpu.memory - (generation.total - generation.parts["rollout"]) - on_top
+    on_top = plan.models.rollout.share - plan.device.memory * plan.models.rollout.config.gpu_memory_utilization
+    room = plan.device.memory - (generation.total - generation.parts["rollout"]) - on_top
     # A rollout that does not sleep is there in every other phase too.
     if plan.models.rollout.asleep:
         others = [phase.total - phase.parts["rollout"] for phase in plan.phases]
-        room = plan.gpu.memory - max(others) - on_top
-    return max(0.0, room / plan.gpu.memory // _UTILIZATION_STEP * _UTILIZATION_STEP)
+        room = plan.device.memory - max(others) - on_top
+    return max(0.0, room / plan.device.memory // _UTILIZATION_STEP * _UTILIZATION_STEP)
 
 
 # ---- What helps ----
@@ -182,7 +225,7 @@ def remedies(plan: Plan, config: DictConfig, remake: Callable[[DictConfig], Plan
         remake: makes the plan of a config.
     """
     found = []
-    for overrides in _candidates(plan):
+    for overrides in plan.candidates():
         changed = copy.deepcopy(config)
         OmegaConf.set_struct(changed, False)
         changed.merge_with_dotlist([override.lstrip("+") for override in overrides])
@@ -224,30 +267,9 @@ def _shorter_passes(plan: Plan) -> Iterator[str]:
     settings: dict[str, int] = {}
     for phase in plan.phases:
         bound = plan.models.tokens.get(phase.name)
-        if bound is None or phase.total <= plan.gpu.memory or "max_token_len" not in bound.field:
+        if bound is None or phase.total <= plan.device.memory or "max_token_len" not in bound.field:
             continue
         most = greatest_tokens(plan, phase.name)
         if most >= plan.models.rollout.context:  # verl refuses a bound below the longest sequence
             settings[bound.field] = min(most, settings.get(bound.field, most))
     yield from (f"{field}={tokens}" for field, tokens in settings.items())
-
-
-def as_dict(plan: Plan) -> dict[str, Any]:
-    """The plan's figures, for JSON; bytes."""
-    models = [model for model in (plan.models.actor, plan.models.critic, plan.models.reference) if model is not None]
-    return {
-        "gpu": {"name": plan.gpu.name, "memory": plan.gpu.memory},
-        "fits": plan.fits,
-        "peak": plan.peak.name,
-        "models": {
-            model.role.name: {
-                "parameters": model.role.parameters,
-                "weights": model.weights,
-                "gradients": model.gradients,
-                "optimizer": model.optimizer,
-                "resting": model.resting(),
-            }
-            for model in models
-        },
-        "phases": {phase.name: {"total": phase.total, "moment": phase.moment, **phase.parts} for phase in plan.phases},
-    }

@@ -6,8 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from omegaconf import DictConfig
 
-from verl_ext.memory.cost import PAPER_EPISODES, PAPER_GPUS, PAPER_HOURS, PAPER_STEPS, SECONDS_PER_HOUR, Cost
+from verl_ext.memory.cost import (
+    PAPER_EPISODES,
+    PAPER_GPUS,
+    PAPER_HOURS,
+    PAPER_STEPS,
+    SECONDS_PER_HOUR,
+    Assumptions,
+    Cost,
+)
 from verl_ext.memory.gpus import GIB
+from verl_ext.memory.machine import CACHE_SPACE, MachinePlan
 from verl_ext.memory.plan import Plan, greatest_tokens, greatest_utilization, remedies
 
 _MOST_REMEDIES = 5
@@ -15,32 +24,46 @@ _MOST_REMEDIES = 5
 # The parts of a phase, in the order of their columns.
 _PARTS = (
     *("rollout", "actor", "critic", "reference", "gradients", "gathered"),
-    *("activations", "logits", "reserve"),
+    *("activations", "logits", "processes", "reserve"),
 )
 
 
 def report(
-    plan: Plan, cost: Cost, config: DictConfig, plan_of: Callable[[DictConfig], Plan], problems: Sequence[str]
+    plan: Plan,
+    assumed: Assumptions,
+    cost: Cost | None,
+    config: DictConfig,
+    plan_of: Callable[[DictConfig], Plan],
+    problems: Sequence[str],
 ) -> str:
     """The whole text.
 
     Args:
         plan: of the config.
-        cost: of its run.
+        assumed: of its episodes.
+        cost: of its run; None for one on CPU.
         config: it.
         plan_of: makes the plan of a changed config.
         problems: what the start-up check says.
     """
-    sections = [_head(plan, config), _problems(problems), _models(plan), _phases(plan), _verdict(plan, config, plan_of)]
-    sections += [_rollout(plan, cost), _limits(plan), _cost(cost)]
+    sections = [_head(plan), _problems(problems), _models(plan)]
+    if isinstance(plan, MachinePlan):
+        sections.append(_processes(plan))
+    sections += [_phases(plan), _verdict(plan, config, plan_of), _rollout(plan, assumed, config), _limits(plan)]
+    if isinstance(plan, MachinePlan):
+        sections.append(_padding(plan))
+    if cost is not None:
+        sections.append(_cost(cost))
     return "\n\n".join("\n".join(lines) for section in sections if (lines := list(section)))
 
 
-def _head(plan: Plan, config: DictConfig) -> Iterator[str]:
-    rollout, engine = plan.models.rollout, plan.models.actor.role.engine
+def _head(plan: Plan) -> Iterator[str]:
+    rollout, engine, where = plan.models.rollout, plan.models.actor.role.engine, plan.device.name
+    if not isinstance(plan, MachinePlan):
+        where = f"{plan.models.world} x {where} ({_gib(plan.device.memory)} GiB)"
     yield (
-        f"{rollout.shape.name} on {plan.models.world} x {plan.gpu.name} ({_gib(plan.gpu.memory)} GiB): "
-        f"{engine.strategy}, {rollout.config.name} with {rollout.replicas} replicas of {rollout.tensor}"
+        f"{rollout.shape.name} on {where}: {engine.strategy}, {rollout.config.name} with {rollout.replicas} replicas "
+        f"of {rollout.tensor}"
     )
 
 
@@ -51,7 +74,8 @@ def _problems(problems: Sequence[str]) -> Iterator[str]:
 
 
 def _models(plan: Plan) -> Iterator[str]:
-    rows = [["GiB on a rank", "parameters", "weights", "gradients", "optimiser", "stays on the GPU"]]
+    stays = "kept between passes" if isinstance(plan, MachinePlan) else "stays on the GPU"
+    rows = [["GiB on a rank", "parameters", "weights", "gradients", "optimiser", stays]]
     for model in (plan.models.actor, plan.models.critic, plan.models.reference):
         if model is not None:
             sizes = (model.weights, model.gradients, model.optimizer, model.resting())
@@ -59,11 +83,19 @@ def _models(plan: Plan) -> Iterator[str]:
     yield from _table(rows)
 
 
+def _processes(plan: MachinePlan) -> Iterator[str]:
+    rows = [["process, GiB without models", "number", "each", "together"]]
+    for process in plan.processes:
+        rows.append([process.name, str(process.count), _gib(process.size), _gib(process.total)])
+    yield from _table(rows)
+
+
 def _phases(plan: Plan) -> Iterator[str]:
     parts = [part for part in _PARTS if any(phase.parts.get(part) for phase in plan.phases)]
-    rows = [["phase, GiB on a rank", *parts, "total", ""]]
+    where = "on the machine" if isinstance(plan, MachinePlan) else "on a rank"
+    rows = [[f"phase, GiB {where}", *parts, "total", ""]]
     for phase in plan.phases:
-        note = "" if phase.total <= plan.gpu.memory else "does not fit"
+        note = "" if phase.total <= plan.device.memory else "does not fit"
         rows.append([phase.name, *(_gib(phase.parts.get(part, 0.0)) for part in parts), _gib(phase.total), note])
     yield from _table(rows)
 
@@ -71,7 +103,7 @@ def _phases(plan: Plan) -> Iterator[str]:
 def _verdict(plan: Plan, config: DictConfig, plan_of: Callable[[DictConfig], Plan]) -> Iterator[str]:
     peak = plan.peak
     moment = f" ({peak.moment})" if peak.moment else ""
-    free = plan.gpu.memory - peak.total
+    free = plan.device.memory - peak.total
     if plan.fits:
         yield f"It fits. Most is held in the {peak.name}{moment}, with {_gib(free)} GiB to spare."
         return
@@ -83,36 +115,51 @@ def _verdict(plan: Plan, config: DictConfig, plan_of: Callable[[DictConfig], Pla
     if free < 0:
         yield f"It does not fit: the {peak.name}{moment} takes {_gib(-free)} GiB more than there is."
     found = remedies(plan, config, plan_of)
-    yield "What helps:" if found else "No single setting that this plan knows helps; take more GPUs, or greater ones."
+    more = "a machine with more memory" if isinstance(plan, MachinePlan) else "more GPUs, or greater ones"
+    yield "What helps:" if found else f"No single setting that this plan knows helps; take {more}."
     for remedy in found[:_MOST_REMEDIES]:
         outcome = "fits" if remedy.plan.fits else "not enough alone"
-        yield f"  {' '.join(remedy.overrides)}: {_gib(remedy.plan.peak.total)} GiB, {outcome}"
+        overrides = " ".join(f'"{override}"' if "'" in override else override for override in remedy.overrides)
+        yield f"  {overrides}: {_gib(remedy.plan.peak.total)} GiB, {outcome}"
 
 
-def _rollout(plan: Plan, cost: Cost) -> Iterator[str]:
-    rollout, assumed = plan.models.rollout, cost.assumptions
+def _rollout(plan: Plan, assumed: Assumptions, config: DictConfig) -> Iterator[str]:
+    rollout = plan.models.rollout
     episode = assumed.prompt_tokens + assumed.attempts * assumed.attempt_tokens
-    cache = f"{_gib(max(0.0, rollout.cache))} GiB of cache"
+    episodes = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    share = "each rank's" if isinstance(plan, MachinePlan) else "a GPU"
     yield (
-        f"Rollout: of {_gib(rollout.share)} GiB a GPU, {_gib(rollout.weights)} weights, {_gib(rollout.forward)} a "
-        f"forward pass and graphs, {cache}: {rollout.cached_tokens:,} tokens of "
+        f"Rollout: of {_gib(rollout.share)} GiB {share}, {_gib(rollout.weights)} weights, {_gib(rollout.forward)} a "
+        f"forward pass and graphs, {_gib(max(0.0, rollout.cache))} GiB of cache: {rollout.cached_tokens:,} tokens of "
         f"{rollout.cache_per_token / 1024:.0f} KiB."
     )
     yield (
         f"A replica has {rollout.at_once(rollout.context)} sequences of the full {rollout.context} tokens at once, or "
-        f"{rollout.at_once(episode)} of {episode:,.0f}, and {cost.episodes / rollout.replicas:,.0f} episodes a step "
+        f"{rollout.at_once(episode)} of {episode:,.0f}, and {episodes / rollout.replicas:,.0f} episodes a step "
         f"(at most max_num_seqs = {rollout.config.max_num_seqs} at once)."
     )
 
 
 def _limits(plan: Plan) -> Iterator[str]:
     rows = [["setting", "now", "greatest that fits"]]
-    utilization = plan.models.rollout.config.gpu_memory_utilization
-    name = "actor_rollout_ref.rollout.gpu_memory_utilization"
-    rows.append([name, f"{utilization:g}", f"{greatest_utilization(plan):.2f}"])
+    if isinstance(plan, MachinePlan):
+        rows.append([f"{CACHE_SPACE}, GiB", _gib(plan.models.rollout.cache), str(plan.greatest_cache)])
+    else:
+        utilization = plan.models.rollout.config.gpu_memory_utilization
+        name = "actor_rollout_ref.rollout.gpu_memory_utilization"
+        rows.append([name, f"{utilization:g}", f"{greatest_utilization(plan):.2f}"])
     for phase, bound in plan.models.tokens.items():
         rows.append([f"{bound.field} ({phase})", str(bound.tokens), str(greatest_tokens(plan, phase))])
     yield from _table(rows)
+
+
+def _padding(plan: MachinePlan) -> Iterator[str]:
+    role = plan.models.actor.role
+    if not role.packed:
+        yield (
+            f"Batches are padded (use_remove_padding = False): a pass is taken to compute {role.padding:.2f} times the "
+            f"tokens that it is given, since each of its rows may be as long as the longest, {role.longest}."
+        )
 
 
 def _cost(cost: Cost) -> Iterator[str]:

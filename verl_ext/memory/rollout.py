@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from omegaconf import DictConfig
+from verl.utils.config import omega_conf_to_dataclass
+
 from verl_ext.memory.activations import FP32
-from verl_ext.memory.gpus import GIB, GPU
+from verl_ext.memory.gpus import GIB, Device
 from verl_ext.memory.model_shape import ModelShape
 
 # Arrays as long as the vocabulary, in fp32, that a sampler makes for each sequence: logits, sorted ones, probabilities.
@@ -32,13 +35,13 @@ class Rollout:
     Attributes:
         shape: the model.
         config: verl's ``RolloutConfig`` of ``actor_rollout_ref.rollout``.
-        gpu: the device.
+        device: what holds the share.
         world: GPUs of the run.
     """
 
     shape: ModelShape
     config: Any
-    gpu: GPU
+    device: Device
     world: int
 
     @property
@@ -67,7 +70,7 @@ class Rollout:
     def share(self) -> float:
         """Of the GPU, while it generates."""
         on_top = self.forward if self.config.name == "sglang" else 0.0
-        return self.gpu.memory * self.config.gpu_memory_utilization + on_top
+        return self.device.memory * self.config.gpu_memory_utilization + on_top
 
     @property
     def asleep(self) -> float:
@@ -108,8 +111,18 @@ class Rollout:
 
     @property
     def _block(self) -> int:
-        return (self.config.engine_kwargs.get(self.config.name) or {}).get("block_size") or _BLOCK
+        return self._settings.get("block_size") or _BLOCK
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return self.config.engine_kwargs.get(self.config.name) or {}
 
     @property
     def _bytes(self) -> int:
         return FP32 if self.config.dtype in ("float32", "fp32", "float") else 2
+
+
+def make_rollout(config: DictConfig, shape: ModelShape, device: Device, kind: type[Rollout] = Rollout) -> Rollout:
+    """The rollout of a composed config."""
+    world = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    return kind(shape, omega_conf_to_dataclass(config.actor_rollout_ref.rollout), device, world)

@@ -10,8 +10,8 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import CriticConfig
 
+from verl_ext.cpu import attention
 from verl_ext.memory.fsdp import FSDPModel
-from verl_ext.memory.gpus import GPU
 from verl_ext.memory.megatron import MegatronModel
 from verl_ext.memory.model_shape import ModelShape
 from verl_ext.memory.passes import RankModel, Role
@@ -28,8 +28,21 @@ class PassTokens:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """Tokens of an episode, prompt included.
+
+    Attributes:
+        mean: over the episodes; an assumption. Where batches are padded, each row of it is as long as the longest.
+        longest: at most.
+    """
+
+    mean: float
+    longest: int
+
+
+@dataclass(frozen=True)
 class RunModels:
-    """All that shares a GPU.
+    """All that shares a GPU, or a machine without one.
 
     Attributes:
         world: ranks of the run.
@@ -46,8 +59,17 @@ class RunModels:
     tokens: dict[str, PassTokens]
 
 
-def read_models(config: DictConfig, shape: ModelShape, critic_shape: ModelShape, gpu: GPU) -> RunModels:
+def read_models(
+    config: DictConfig, shape: ModelShape, critic_shape: ModelShape, rollout: Rollout, mean_tokens: float | None = None
+) -> RunModels:
     """The models of a composed config.
+
+    Args:
+        config: it.
+        shape: of the actor's model.
+        critic_shape: of the critic's.
+        rollout: the engine that generates.
+        mean_tokens: of an episode, prompt included; as many as the longest has, where it is not given.
 
     Raises:
         ValueError: a setting that the plan does not know, or sizes that do not fit each other; it is named.
@@ -56,17 +78,17 @@ def read_models(config: DictConfig, shape: ModelShape, critic_shape: ModelShape,
     if errors:
         raise ValueError("\n".join(errors))
     hybrid = config.actor_rollout_ref
-    world = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    lengths = Lengths(min(mean_tokens or rollout.context, rollout.context), rollout.context)
     _refuse_lora(hybrid.model, "actor_rollout_ref.model")
     _refuse_lora(config.critic.model, "critic.model")
-    actor = _model("actor", hybrid.actor, "actor_rollout_ref.actor", shape, config)
+    actor = _model("actor", hybrid.actor, "actor_rollout_ref.actor", shape, config, lengths)
     reference = critic = None
     if need_reference_policy(config):
-        reference = _model("reference", hybrid.ref, "actor_rollout_ref.ref", shape, config)
+        reference = _model("reference", hybrid.ref, "actor_rollout_ref.ref", shape, config, lengths)
     if need_critic(config):
-        critic = _model("critic", config.critic, "critic", critic_shape, config)
-    rollout = Rollout(shape, omega_conf_to_dataclass(hybrid.rollout), gpu, world)
-    return RunModels(world, rollout, actor, critic, reference, _pass_tokens(config, actor, critic, rollout.context))
+        critic = _model("critic", config.critic, "critic", critic_shape, config, lengths)
+    passes = _pass_tokens(config, actor, critic, lengths.longest)
+    return RunModels(rollout.world, rollout, actor, critic, reference, passes)
 
 
 def _refuse_lora(model: Any, field: str) -> None:
@@ -74,7 +96,7 @@ def _refuse_lora(model: Any, field: str) -> None:
         raise ValueError(f"{field}.lora_rank = {model.lora_rank}: the plan knows full training only; set it to 0")
 
 
-def _model(name: str, node: Any, field: str, shape: ModelShape, config: DictConfig) -> RankModel:
+def _model(name: str, node: Any, field: str, shape: ModelShape, config: DictConfig, lengths: Lengths) -> RankModel:
     strategy = node.strategy
     is_megatron = strategy == "megatron"
     if not is_megatron and strategy not in ("fsdp", "fsdp2"):
@@ -86,6 +108,8 @@ def _model(name: str, node: Any, field: str, shape: ModelShape, config: DictConf
         object.__setattr__(engine, "strategy", strategy)
     model = config.critic.model if name == "critic" else config.actor_rollout_ref.model
     actor = config.actor_rollout_ref.actor
+    on_cpu = config.trainer.device == "cpu"
+    packed = model.use_remove_padding or not on_cpu
     role = Role(
         name=name,
         field=f"{field}.{key}",
@@ -96,7 +120,11 @@ def _model(name: str, node: Any, field: str, shape: ModelShape, config: DictConf
         fused_head=bool(model.get("use_fused_kernels", False)),
         temperature_is_one=config.actor_rollout_ref.rollout.temperature == 1,
         entropy_in_update=actor.calculate_entropy or actor.entropy_coeff != 0,
-        on_cpu=config.trainer.device == "cpu",
+        on_cpu=on_cpu,
+        packed=packed,
+        by_sequence=on_cpu and packed and model.override_config.get("attn_implementation") == attention.NAME,
+        padding=1.0 if packed else lengths.longest / lengths.mean,
+        longest=lengths.longest,
     )
     world = config.trainer.nnodes * config.trainer.n_gpus_per_node
     return MegatronModel(role, world) if is_megatron else FSDPModel(role, world)
@@ -104,12 +132,14 @@ def _model(name: str, node: Any, field: str, shape: ModelShape, config: DictConf
 
 def _pass_tokens(config: DictConfig, actor: RankModel, critic: RankModel | None, context: int) -> dict[str, PassTokens]:
     hybrid = config.actor_rollout_ref
+    # What is given to a pass; where it pads, the rows of a micro-batch are as long as the longest only then.
+    given = round(context / actor.role.padding)
     passes = {
-        "old log-probs": _tokens(hybrid.rollout, "actor_rollout_ref.rollout", "log_prob_", context),
-        "actor update": _tokens(hybrid.actor, "actor_rollout_ref.actor", "ppo_", context),
+        "old log-probs": _tokens(hybrid.rollout, "actor_rollout_ref.rollout", "log_prob_", given),
+        "actor update": _tokens(hybrid.actor, "actor_rollout_ref.actor", "ppo_", given),
     }
     if need_reference_policy(config):
-        passes["reference log-probs"] = _tokens(hybrid.ref, "actor_rollout_ref.ref", "log_prob_", context)
+        passes["reference log-probs"] = _tokens(hybrid.ref, "actor_rollout_ref.ref", "log_prob_", given)
     if critic is not None:
         # verl's trainer takes this setting for both passes of the critic, and leaves ppo_max_token_len_per_gpu and
         # use_dynamic_bsz unread (trainer/ppo/v1/trainer_base.py, line 267). Our configs tie it to the former.
@@ -121,7 +151,7 @@ def _pass_tokens(config: DictConfig, actor: RankModel, critic: RankModel | None,
         ("critic update", critic, config.critic.ppo_mini_batch_size),
     ):
         if model is not None:
-            most = _mini_batch_tokens(config, model, mini_batch, context)
+            most = _mini_batch_tokens(config, model, mini_batch, round(context / model.role.padding))
             passes[name] = PassTokens(min(passes[name].tokens, most), passes[name].field)
     return passes
 
