@@ -21,10 +21,11 @@ from verl_ext.memory.passes import Moment, Role
 _FUSED_CHUNK, _FUSED_ARRAYS = 512, 3
 
 # Without flash-attn: arrays as long as the vocabulary, in the logits' own precision, beside the model's logits, that
-# verl's row-wise log-sum-exp (torch_functional.py, logprobs_from_logits_v2) takes. In an update its gradient, which is
-# made row by row and then as one; where the batch is padded, a copy without the padding, and later the gradient of the
-# model's own logits beside the last of these. With the entropy, and no gradients: softmax and a temporary. Measured.
-_ROWS_UPDATE, _ROWS_COPY, _ROWS_ENTROPY = 2, 1, 2
+# verl's row-wise log-probs (torch_functional.py, logprobs_from_logits_v2) take. In an update, by the bytes of a number:
+# the gradient of fp32's log-sum-exp, made row by row and then as one; of 16 bits the log-softmax, whose rows are kept.
+# Where the batch is padded, a copy without the padding, and later the gradient of the model's own logits beside one of
+# these. With the entropy, and no gradients: softmax and a temporary. Measured.
+_ROWS_UPDATE, _ROWS_COPY, _ROWS_ENTROPY = {4: 2, 2: 1}, 1, 2
 
 # The entropy beside bf16 logits: fp32 arrays as long as the vocabulary. torch.compile leaves at most one, eager torch
 # makes the logits in fp32 and their softmax; in chunks it is three for the chunk.
@@ -195,7 +196,7 @@ class FSDPModel:
         if self.role.fused_head:
             return self._fused_head()
         if self.role.on_cpu:
-            return self._row_wise(tokens, _ROWS_UPDATE)
+            return self._row_wise(tokens, _ROWS_UPDATE[self._compute])
         # flash-attn's cross-entropy writes the gradient over the logits (torch_functional.py, line 129).
         logits: float = array * self._compute * (1 if self.role.temperature_is_one else 2)
         if self.role.entropy_in_update:
