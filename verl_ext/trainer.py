@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import transfer_queue.interface as queue
 from omegaconf import DictConfig, open_dict
-from ray.exceptions import RayActorError
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
@@ -23,7 +22,7 @@ from verl_ext.best_checkpoint import BestCheckpoint, model_in
 from verl_ext.checkpoints import checkpoints_of
 from verl_ext.plugin import COLOCATE_ASYNC, NAME
 from verl_ext.rollout_check import CheckedReplayBuffer, transcripts_of
-from verl_ext.watchdog import Watchdog, lost_part
+from verl_ext.watchdog import Watchdog
 
 _CORRELATION = "training/rollout_actor_probs_pearson_corr"
 _DIFFERENCE = "training/rollout_probs_diff_max"
@@ -105,14 +104,13 @@ class _MultiAttempt(PPOTrainer):
         """Train, under the watchdog.
 
         Raises:
-            PartDied: a process of the run is gone.
+            PartDied: a process of the run is gone; KilledForMemory, if Ray killed it for the node's memory.
             RunStalled: nothing moved for longer than ``multi_attempt.stall_timeout``.
         """
         self._watchdog.watch(_named("agent loop worker", agent_loop_manager.agent_loop_workers))
         try:
-            super().fit(agent_loop_manager)
-        except RayActorError as error:
-            raise lost_part(error) from error
+            with self._watchdog.explaining():
+                super().fit(agent_loop_manager)
         finally:
             self._watchdog.stop()
 

@@ -87,6 +87,7 @@ def test_an_end_token_that_generation_config_alone_names_is_a_stop_and_not_a_cut
 def test_a_context_that_does_not_fit_the_memory_is_told_with_what_helps(
     toy: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     monkeypatch.delitem(ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE")  # which would come before the engine's argument
     # Half of the toy's context of 1024 tokens: 3 layers, keys and values of 2 heads of width 32, in fp32.
     memory = ("--engine", f"kv_cache_memory_bytes={512 * 3 * 2 * 2 * 32 * 4}", "--protocols", "single-run")
