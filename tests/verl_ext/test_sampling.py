@@ -28,7 +28,7 @@ from verl.workers.rollout.replica import RolloutMode, RolloutReplicaRegistry, To
 from multi_attempt.toy.tokenizer import make_tokenizer
 from verl_ext.agent_loop import MultiAttemptAgentLoop
 from verl_ext.plugin import COLOCATE_ASYNC
-from verl_ext.sampling import request_parameters, was_aborted
+from verl_ext.sampling import request_parameters, was_aborted, was_cut
 
 ENGINE = "vllm" if importlib.util.find_spec("vllm") else "sglang"
 
@@ -156,7 +156,7 @@ async def test_an_attempt_ends_with_the_token_that_ends_it(loop: MultiAttemptAge
     outputs = await asyncio.gather(*(ask(loop, _QUESTION, 200) for _ in range(16)))
     for output in outputs:
         assert output.token_ids.index(END) == len(output.token_ids) - 1
-        assert loop.text_of(list(output.token_ids))[1] is False
+        assert not was_cut(output, 200, loop.chat.end_ids)
     assert len({len(output.token_ids) for output in outputs}) > 1
 
 
@@ -178,7 +178,7 @@ async def test_an_attempt_is_cut_at_its_limit(loop: MultiAttemptAgentLoop) -> No
     outputs = await asyncio.gather(*(ask(loop, _QUESTION, 2) for _ in range(16)))
     cut = [output for output in outputs if output.token_ids[-1] != END]
     assert {len(output.token_ids) for output in cut} == {2}
-    assert all(loop.text_of(list(output.token_ids))[1] and not was_aborted(output) for output in cut)
+    assert all(was_cut(output, 2, loop.chat.end_ids) and not was_aborted(output) for output in cut)
 
 
 async def test_an_attempt_is_cut_at_the_end_of_the_context(loop: MultiAttemptAgentLoop) -> None:
