@@ -212,7 +212,8 @@ async def open_engine(folder: Path, *, at_once: int, longest: int) -> AsyncItera
 def cpu_config(folder: Path, *overrides: str) -> DictConfig:
     """The CPU config, as ``main_ppo`` has it, with a context for all that prompt and response may have."""
     config = compose_config("multi_attempt_cpu", [f"toy={folder}", *overrides])
-    config.actor_rollout_ref.rollout.max_model_len = config.data.max_prompt_length + config.data.max_response_length
+    rollout, longest = config.actor_rollout_ref.rollout, config.data.max_prompt_length + config.data.max_response_length
+    rollout.max_model_len = max(rollout.max_model_len, longest)
     OmegaConf.resolve(config)  # as verl does (trainer/main_ppo.py)
     return config
 
