@@ -49,7 +49,7 @@ def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
             yield f"data.{name} = {config.data[name]}: {len(problems) - _NAMED_ROWS} more problems of this kind"
         if name == "train_files":
             yield from _step_errors(len(rows), config)
-        longest_question = max(longest_question, *(_question(row, config) for row in rows), key=len)
+        longest_question = max([longest_question, *(_question(row, config) for row in rows)], key=len)
     problems = template_problems(
         run.chat, settings.prompt_set, longest_question, run.most_attempts, settings.repeat_question
     )
