@@ -35,6 +35,13 @@ WORKER = ("actor", "critic", "reference", "gradients", "gathered", "activations"
 PlanOf = Callable[..., MachinePlan]
 
 
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan reads vLLM's and Ray's variables, which another test may have left."""
+    for name in (machine.CACHE_SPACE, machine._THRESHOLD_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="module")
 def shape() -> ModelShape:
     return shape_of(SMOLLM2, "SmolLM2")
