@@ -8,6 +8,7 @@ file has the same fields.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
@@ -32,6 +33,8 @@ FEEDBACK_ROLES = ("user", "system")
 
 # What a template may refer to: the question, the attempts left in words ("2 attempts"), and as a number.
 _PLACEHOLDERS = {"question", "attempts", "n"}
+
+_CLOSING_TAG = re.compile(r"</(\w+)>")
 
 _TEMPLATES = tuple("system user feedback feedback_with_question no_answer no_answer_with_question neutral".split())
 
@@ -58,7 +61,8 @@ class PromptSet:
         answer: where the answer stands: keys of :data:`multi_attempt.answers.EXTRACTORS`, separated by spaces. The
             first that finds an answer decides, as in ``boxed final_statement last_number``.
         format: what a well-formed attempt holds in this order, beside an answer, separated by spaces, as in
-            ``</think> <answer> \boxed{ </answer>``; the last one ends it. Empty when an answer is all it takes.
+            ``</think> <answer> </answer>``; the last one ends it, and where that closes a tag, the answer stands in it.
+            Empty when an answer is all it takes.
     """
 
     name: str
@@ -147,7 +151,19 @@ class PromptSet:
             if found < 0:
                 return False
             position = found + len(mark)
-        return not marks or attempt.rstrip().endswith(marks[-1])
+        if not marks:
+            return True
+        return attempt.rstrip().endswith(marks[-1]) and self.extract(_last_part(attempt, marks[-1])) is not None
+
+
+def _last_part(attempt: str, mark: str) -> str:
+    """What the last mark of an attempt's format closes, tags and all; the whole attempt, if it closes nothing.
+
+    An answer elsewhere earns no format: ``\\boxed{7}</think><answer></answer>`` is what a policy finds that is paid for
+    both.
+    """
+    tag = _CLOSING_TAG.fullmatch(mark)
+    return attempt[max(attempt.rfind(f"<{tag[1]}>"), 0) :] if tag else attempt
 
 
 def _placeholders(template: str) -> set[str] | None:

@@ -17,7 +17,8 @@ class RewardRule:
         otherwise: reward when the format is wrong too.
         attempt_discount: factor on ``correct`` for each attempt before the correct one; 1 is the paper's. It does not
             touch the other two: a discounted penalty would pay for wasting attempts.
-        format_attempts: whose format counts when no attempt is correct: ``last``, the paper's, or ``any``.
+        format_attempts: whose format counts when no attempt is correct: the ``last`` attempt's, or ``any`` attempt's,
+            which is what the paper's code does; its text does not say.
     """
 
     correct: float = 1.0

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from multi_attempt.episode import Episode
+from multi_attempt.grading import Verdict, grade
 from multi_attempt.prompts import BUILT_IN, PromptSet, load_prompt_set
+from multi_attempt.rewards import RewardRule
 
 VALID: dict[object, object] = {
     "system": "Box it.",
@@ -260,6 +263,9 @@ def test_prompt_set_is_checked_when_made_in_code() -> None:
         "\n <think> x </think> <answer> \\boxed{2} </answer> \n",
         r"<think> <answer>5</answer>? no </think> <answer> \boxed{2} is the answer </answer>",
         r"<think> x </think> y </think> <answer> \boxed{2} </answer>",
+        # As the paper's figure 3 has it: no box.
+        r"<think> 1 + 1 </think> <answer> 2 </answer>",
+        r"<think> \boxed{3}? No. </think> <answer> 2 </answer>",
     ],
 )
 def test_paper_format_accepts(attempt: str) -> None:
@@ -274,8 +280,11 @@ def test_paper_format_accepts(attempt: str) -> None:
         r"<answer> \boxed{2} </answer>",
         r"<think> 1 + 1 <answer> \boxed{2} </answer>",
         r"<think> 1 + 1 </think> \boxed{2}",
-        r"<think> \boxed{2} </think> <answer> 2 </answer>",
         r"<think> x </think> <answer> 2 </answer> \boxed{2}",
+        r"<think> \boxed{2} </think> <answer> </answer>",
+        r"<think> \boxed{2} </think> <answer> \boxed{ </answer>",
+        r"\boxed{7}</think><answer>\boxed{</answer>",
+        r"<answer>7</answer></think><answer>\boxed{}</answer>",
         r"<think> x </think> <answer> \boxed{2} </answer> That is it.",
         r"<think> x </think> <answer> \boxed{2}",
         r"<think> x </think> <answer> \boxed{2 </answer>",
@@ -285,6 +294,51 @@ def test_paper_format_accepts(attempt: str) -> None:
 )
 def test_paper_format_refuses(attempt: str) -> None:
     assert not load_prompt_set("paper").is_well_formed(attempt)
+
+
+def test_dialogue_of_figure_3_is_solved_at_its_second_attempt() -> None:
+    """The shape of the paper's figure 3, in other words: answers in tags without a box, feedback by the user."""
+    episode = Episode("How many even numbers are there from 3 to 9?", 2, load_prompt_set("paper"))
+    attempts = (
+        "<think> 4, 6, 8, and one more for the ends, so four. </think> <answer> 4 </answer>",
+        "<think> That was wrong. The ends are odd: 4, 6, 8. </think> <answer> 3 </answer>",
+    )
+    for attempt in attempts:
+        answer = episode.extract(attempt)
+        assert answer is not None
+        episode.record(attempt, grade(rf"\boxed{{{answer}}}", "3"))
+    assert [message["role"] for message in episode.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [attempt.well_formed for attempt in episode.transcript.attempts] == [True, True]
+    assert RewardRule()(episode.transcript) == 1.0
+    wrong = Episode("How many?", 1, load_prompt_set("paper"))
+    wrong.record(attempts[0], Verdict(False))
+    assert RewardRule()(wrong.transcript) == -0.5
+
+
+def test_answer_of_the_papers_shape_stands_in_tags_or_else_in_a_box() -> None:
+    prompts = load_prompt_set("paper")
+    assert prompts.extract(r"<think> \boxed{1} </think> <answer> It is \boxed{2}. </answer>") == "2"
+    assert prompts.extract(r"<think> \boxed{1} </think> <answer> 2 </answer>") == "2"
+    # Models that were trained to box their answers write no tags at first.
+    assert prompts.extract(r"So it is \boxed{2}.") == "2"
+    assert prompts.extract("So it is 2.") is None
+
+
+@pytest.mark.parametrize(
+    ("format", "attempt", "well_formed"),
+    [
+        # Where the last mark closes a tag, the answer stands in it.
+        (r"</think> <answer> \boxed{ </answer>", r"</think> <answer> \boxed{2} </answer>", True),
+        (r"</think> <answer> \boxed{ </answer>", r"\boxed{2} </think> <answer> \boxed{ </answer>", False),
+        ("<final> </final>", r"<final> \boxed{2} </final>", True),
+        ("<final> </final>", r"\boxed{2} <final> </final>", False),
+        # Where it closes nothing, anywhere.
+        ("Answer: .", r"\boxed{2} is the Answer: yes.", True),
+        ("</think> END", r"</think> \boxed{2} END", True),
+    ],
+)
+def test_answer_stands_in_the_last_part_of_the_format(format: str, attempt: str, well_formed: bool) -> None:
+    assert replace(load_prompt_set("boxed"), format=format).is_well_formed(attempt) == well_formed
 
 
 @pytest.mark.parametrize("attempt", [r"\boxed{2}", "First,\n1 + 1.\n\n\\boxed{\n2\n}\nDone.", r"\boxed{3} or \fbox{2}"])
