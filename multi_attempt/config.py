@@ -118,6 +118,9 @@ class TaskSettings:
             raise ValueError(f"multi_attempt.stall_timeout = {self.stall_timeout} must be positive (.inf for never)")
         if not -1 <= self.guard.min_correlation <= 1:
             raise ValueError(f"multi_attempt.guard.min_correlation = {self.guard.min_correlation} must lie in [-1, 1]")
+        # Probabilities differ by at most 1: at that, any step would pass.
+        if not 0 <= self.guard.max_difference < 1:
+            raise ValueError(f"multi_attempt.guard.max_difference = {self.guard.max_difference} must lie in [0, 1)")
         if self.feedback_role not in (None, *FEEDBACK_ROLES):
             raise ValueError(
                 f"multi_attempt.feedback_role = {self.feedback_role!r}: use {' or '.join(FEEDBACK_ROLES)}, or null for "

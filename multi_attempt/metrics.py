@@ -37,7 +37,7 @@ def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
         if transcript.prompt_tokens
         else None,
         **{f"seconds/{wait}": transcript.seconds.get(wait) for wait in WAITS},
-        "grader_timeouts": float(sum(attempt.reason == "timeout" for attempt in attempts)),
+        "grader_timeouts": float(sum(attempt.reason in ("timeout", "stall") for attempt in attempts)),
         "grader_memory_limits": float(sum(attempt.reason == "memory" for attempt in attempts)),
         "episode_errors": float(bool(transcript.error)),
     }
@@ -87,7 +87,7 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
             )
             for wait in WAITS
         },
-        "grader_timeouts": float(sum(attempt.reason == "timeout" for attempt in attempts)),
+        "grader_timeouts": float(sum(attempt.reason in ("timeout", "stall") for attempt in attempts)),
         "grader_memory_limits": float(sum(attempt.reason == "memory" for attempt in attempts)),
         "episode_errors": float(sum(bool(transcript.error) for transcript in transcripts)),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from multi_attempt.episode import StopReason, Transcript
@@ -28,6 +29,9 @@ class RewardRule:
     format_attempts: str = "last"
 
     def __post_init__(self) -> None:
+        for name in ("correct", "well_formed", "otherwise"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"multi_attempt.reward.{name} = {getattr(self, name)} must be a finite number")
         if not self.correct >= self.well_formed >= self.otherwise:
             raise ValueError(
                 f"multi_attempt.reward: correct = {self.correct}, well_formed = {self.well_formed}, otherwise = "

@@ -6,6 +6,7 @@ judgement it is a field of :class:`multi_attempt.grading.policies.Policies`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -485,7 +486,9 @@ def _last_place(node: Node) -> Fraction | None:
 
 def _power_of_ten(node: Node) -> Fraction | None:
     if node.op == "number":
-        return node.value if re.fullmatch("10*", str(max(node.value.as_integer_ratio()))) else None
+        largest = max(node.value.as_integer_ratio())
+        is_power = largest > 0 and 10 ** round(math.log10(largest)) == largest and 1 in node.value.as_integer_ratio()
+        return node.value if is_power else None
     if node.op != "^" or node.args[0] != number(10):
         return None
     exponent = node.args[1]

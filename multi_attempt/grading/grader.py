@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multi_attempt.answers import boxed
 from multi_attempt.grading.layers import Decision, decide, describe
 from multi_attempt.grading.policies import Policies
-from multi_attempt.grading.pool import Pool
+from multi_attempt.grading.pool import CHANCE, Pool
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ class Verdict:
             ``structure`` (lists, sets, intervals, relations, matrices), ``expression``, ``text`` (words),
             ``math-verify``, or ``error`` (the grader failed, and logged why).
         reason: why the case could not be decided and counts as wrong: ``timeout``, ``memory``, ``depth``, ``crash``,
-            ``too long``, ``too large: ...``, ``unbalanced braces``, or an exception's name; else empty.
+            ``stall`` (the machine gave it no time), ``too long``, ``too large: ...``, ``unbalanced braces``, or an
+            exception's name; else empty.
         seconds: how long it took.
     """
 
@@ -58,7 +59,8 @@ class Grader:
     Workers start when first needed, or at :meth:`warm_up`. Safe to use from any thread or event loop.
 
     Args:
-        deadline: seconds that a worker may take for one case before it is stopped.
+        deadline: seconds of a processor's time that a worker may take for one case before it is stopped; by the clock
+            some times as many, so that a busy machine changes no verdict.
         workers: how many worker processes at most.
         memory_mb: memory that a case may use in a worker, in MiB.
         policies: the judgement calls of what is equal.
@@ -77,7 +79,9 @@ class Grader:
         self._pool = Pool(workers, deadline, memory_mb)
         # Threads that wait for workers; the event loop's own are for others.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
-        self._cache: OrderedDict[tuple[str, str], Decision] = OrderedDict()
+        # Two caches: a pair of raw texts may be spelt like another pair's normalised ones, and mean something else.
+        self._decisions: OrderedDict[tuple[str, str], Decision] = OrderedDict()
+        self._replies: OrderedDict[tuple[str, str], Decision] = OrderedDict()
         self._lock = threading.Lock()
         atexit.register(self.close)
 
@@ -115,7 +119,7 @@ class Grader:
         if answer is None or not answer.strip():
             return _NO_ANSWER
         key = (answer, gold)
-        decision = self._cache.get(key)
+        decision = self._decisions.get(key)
         if decision is not None:
             return decision
         try:
@@ -124,23 +128,23 @@ class Grader:
             _logger.exception("The grader failed on answer %a, gold answer %a; it counts as wrong.", answer, gold)
             return Decision(False, "error", type(error).__name__)
         if decision.correct is None:
-            return self._cache.get((decision.answer, decision.gold), decision)
+            return self._replies.get((decision.answer, decision.gold), decision)
         if len(answer) + len(gold) <= _LONGEST_CACHED:
-            self._keep(key, decision)
+            self._keep(self._decisions, key, decision)
         return decision
 
     def _ask_worker(self, question: Decision) -> Decision:
         reply = self._pool.ask(question.answer, question.gold)
         decision = Decision(reply.correct, "math-verify", reply.reason)
-        if reply.reason != "crash":
-            self._keep((question.answer, question.gold), decision)
+        if reply.reason not in CHANCE:
+            self._keep(self._replies, (question.answer, question.gold), decision)
         return decision
 
-    def _keep(self, key: tuple[str, str], decision: Decision) -> None:
+    def _keep(self, cache: OrderedDict[tuple[str, str], Decision], key: tuple[str, str], decision: Decision) -> None:
         with self._lock:
-            self._cache[key] = decision
-            if len(self._cache) > _CACHED_DECISIONS:
-                self._cache.popitem(last=False)
+            cache[key] = decision
+            if len(cache) > _CACHED_DECISIONS:
+                cache.popitem(last=False)
 
 
 def _verdict(decision: Decision, answer: str | None, start: float) -> Verdict:

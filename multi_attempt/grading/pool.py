@@ -14,11 +14,15 @@ from typing import NamedTuple
 
 
 class Reply(NamedTuple):
-    """A worker's verdict, and why it could not decide (``timeout``, ``memory``, ``depth``, ``crash``, or the name of
-    the exception that math-verify raised), else an empty text."""
+    """A worker's verdict, and why it could not decide (``timeout``, ``memory``, ``depth``, ``crash``, ``stall``, or the
+    name of the exception that math-verify raised), else an empty text."""
 
     correct: bool
     reason: str
+
+
+CHANCE = frozenset({"crash", "stall"})
+"""Reasons that lie in the machine, not in the case: it is asked once more, and the verdict is not kept."""
 
 
 class Pool:
@@ -26,7 +30,7 @@ class Pool:
 
     Args:
         workers: how many.
-        deadline: seconds for one case.
+        deadline: seconds of a processor's time for one case.
         memory_mb: memory for one case, in MiB.
     """
 
@@ -42,8 +46,8 @@ class Pool:
         try:
             reply = worker.ask(answer, gold)
             # Once more if the worker died: it was killed from outside, or ended with the thread that had started it
-            # (PR_SET_PDEATHSIG).
-            return worker.ask(answer, gold) if reply.reason == "crash" else reply
+            # (PR_SET_PDEATHSIG). Once more, too, if the machine stood still.
+            return worker.ask(answer, gold) if reply.reason in CHANCE else reply
         finally:
             self._idle.put(worker)
 
@@ -65,11 +69,14 @@ class Pool:
 class _Worker:
     # The first case waits for the worker's imports (sympy: seconds on a busy machine), which are not the case's fault.
     _STARTUP_SECONDS = 120.0
-    # The worker itself stops at the deadline; only one that hangs is killed.
+    # Deadlines by the clock, in which a case gets one of the processor's time if the machine is only busy.
+    _PATIENCE = 4
+    # The worker itself stops in time; only one that hangs is killed.
     _GRACE_SECONDS = 10.0
 
     def __init__(self, deadline: float, memory_mb: int) -> None:
         self._deadline = deadline
+        self._patience = self._PATIENCE * deadline
         self._memory_mb = memory_mb
         self.process: subprocess.Popen[bytes] | None = None
         self._ready = False
@@ -93,10 +100,10 @@ class _Worker:
                 assert process.stdin is not None
                 process.stdin.write(json.dumps({"answer": answer, "gold": gold}).encode() + b"\n")
                 process.stdin.flush()
-                reply = json.loads(self._read_line(process, self._deadline + self._GRACE_SECONDS))
+                reply = json.loads(self._read_line(process, self._patience + self._GRACE_SECONDS))
             except TimeoutError:
                 self._kill()
-                return Reply(False, "timeout")
+                return Reply(False, "stall")
             except (EOFError, OSError):  # killed from outside
                 self._kill()
                 return Reply(False, "crash")
@@ -105,7 +112,7 @@ class _Worker:
     def _start(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
             self._kill()
-            arguments = [str(os.getpid()), str(self._deadline), str(self._memory_mb)]
+            arguments = [str(os.getpid()), str(self._deadline), str(self._patience), str(self._memory_mb)]
             command = [sys.executable, "-m", "multi_attempt.grading.worker", *arguments]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self.process

@@ -7,6 +7,7 @@ refuses with :class:`Unreadable`, for math-verify to try.
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from typing import NamedTuple
@@ -42,11 +43,21 @@ class Node(NamedTuple):
 def outline(node: Node) -> str:
     """A tree in one line, for a person: ``+(2, *(3, x))``."""
     if node.op == "number":
-        return str(node.value)
+        return _shown(node.value)
     if not node.args:
         return node.name or node.op
     name = {"group": node.name, "relation": node.name}.get(node.op, node.op + (f" {node.name}" if node.name else ""))
     return f"{name}({', '.join(map(outline, node.args))})"
+
+
+_LONGEST_SHOWN = 1_000  # bits of a number that is shown in full; Python refuses to write some 14,000
+
+
+def _shown(value: Fraction) -> str:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) <= _LONGEST_SHOWN:
+        return str(value)
+    power = math.log10(abs(value.numerator)) - math.log10(value.denominator)
+    return f"{'-' if value < 0 else ''}about 10^{power:.1f}"
 
 
 _UNSAID = Node("symbol", name="")  # the left side of "> 5"

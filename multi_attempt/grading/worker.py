@@ -1,10 +1,12 @@
 """The last layer's own process: math-verify behind JSON lines, run where it can be stopped.
 
 :class:`multi_attempt.grading.grader.Grader` runs it as ``python -m multi_attempt.grading.worker PARENT_PID DEADLINE
-MEMORY_MB``. It prints ``ready`` once it can serve, then one line for each line it reads, and ends when its input ends.
+PATIENCE MEMORY_MB``. It prints ``ready`` once it can serve, then one line for each line it reads, and ends when its
+input ends.
 
 It imports math-verify once and never runs a case itself: a forked child does, which is watched, and killed at the
-deadline, at the memory limit, and after :data:`_CASES_PER_CHILD` cases. A new one costs some milliseconds, not the
+deadline (of the processor's time, so that a busy machine changes no verdict), when the patience is at its end (by the
+clock), at the memory limit, and after :data:`_CASES_PER_CHILD` cases. A new one costs some milliseconds, not the
 imports.
 """
 
@@ -133,23 +135,31 @@ class _Child:
         finally:
             os._exit(0)
 
-    def ask(self, line: str, deadline: float) -> dict[str, Any] | None:
+    def ask(self, line: str, deadline: float, patience: float) -> dict[str, Any] | None:
         """The verdict on a case; None if the child died of it. At a limit, what it ran into."""
         self.served += 1
+        worked = self._worked()
         try:
             os.write(self._requests, line.encode() + b"\n")
         except BrokenPipeError:
             return None
         poll = select.poll()
         poll.register(self._replies, select.POLLIN)
-        end = time.monotonic() + deadline
+        end = time.monotonic() + patience
         while not poll.poll(_WATCH_SECONDS * 1000):
-            if time.monotonic() > end:
+            if self._worked() - worked > deadline:
                 return {"correct": False, "reason": "timeout"}
+            if time.monotonic() > end:
+                return {"correct": False, "reason": "stall"}
             if self._process.is_running() and self._process.memory_info().rss > self._memory:
                 return {"correct": False, "reason": "memory"}
         reply = os.read(self._replies, 65536)
         return json.loads(reply) if reply else None
+
+    def _worked(self) -> float:
+        """Seconds of a processor's time that the child has had."""
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
 
     def end(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -160,7 +170,7 @@ class _Child:
 
 def main() -> None:
     """Serve until standard input ends."""
-    parent, deadline, memory_mb = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    parent, deadline, patience, memory_mb = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     _die_with(parent)
     from sympy.core.sympify import converter
 
@@ -179,8 +189,9 @@ def main() -> None:
         for _ in range(2):  # once more if the child died: not the case's fault if it was killed from outside
             if child is None:
                 child = _Child(memory_mb, replies)
-            verdict = child.ask(line.rstrip("\n"), deadline)
-            if verdict is None or verdict["reason"] in ("timeout", "memory") or child.served >= _CASES_PER_CHILD:
+            verdict = child.ask(line.rstrip("\n"), deadline, patience)
+            is_stuck = verdict is not None and verdict["reason"] in ("timeout", "stall", "memory")
+            if verdict is None or is_stuck or child.served >= _CASES_PER_CHILD:
                 child.end()
                 child = None
             if verdict is not None:

@@ -72,6 +72,17 @@ def test_grade_explains_to_a_person_how_it_read_and_who_decided() -> None:
     assert third.strip() == "not a case: JSONDecodeError"
 
 
+@pytest.mark.parametrize("answer", ["1e4999", "-1e-4999", "1.5e4999", "10^{4999}"])
+def test_grade_explains_a_number_that_python_does_not_write_out(answer: str) -> None:
+    lines = [case(rf"\boxed{{{answer}}}", r"\pi"), case(r"\boxed{3}", "3")]
+    finished = multi_attempt("grade", "--explain", given=b"\n".join(lines))
+    assert finished.returncode == 0, finished.stderr
+    first, second = finished.stdout.decode().strip().split("\n\n")
+    assert "wrong, by" in first
+    assert "error" not in first
+    assert "right, by exact" in second
+
+
 def test_grade_reads_the_answer_where_it_is_told_to() -> None:
     lines = [case("5 * 11 = 55. The answer is 55.", "55"), case("#### 56", "55"), case("55", "55"), b"garbage"]
     finished = multi_attempt("grade", "--answer", "hash_line final_statement", given=b"\n".join(lines))
