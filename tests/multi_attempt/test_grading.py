@@ -31,6 +31,7 @@ DEADLINE = 3.0
 # Only math-verify reads a sum. Evaluating this one would take longer than anybody waits, holding the interpreter lock.
 HOSTILE = r"\sum_{k=1}^{1} 9^{9^{9}}"
 GREEDY = r"\prod_{k=1}^{3} 2^{2^{36}}"
+STOPPED = ("timeout", "stall")  # on a machine that is busy enough, its time runs out by the clock
 SUM = r"\sum_{k=1}^{10} k"
 
 
@@ -193,7 +194,8 @@ def test_a_worker_is_asked_once_for_the_same_case(patient_grader: Grader) -> Non
 def test_deadline_kills_and_the_next_case_is_right(grader: Grader) -> None:
     worker = running_worker_pid(grader)
     verdict = grader.grade(HOSTILE + "+1", "5")
-    assert (verdict.correct, verdict.method, verdict.reason) == (False, "math-verify", "timeout")
+    assert (verdict.correct, verdict.method) == (False, "math-verify")
+    assert verdict.reason in STOPPED
     # It had the deadline to itself: of the processor's time, so longer by the clock on a busy machine.
     assert verdict.seconds >= DEADLINE
     # The process that ran it is gone; the one that watched it serves on.
@@ -268,7 +270,7 @@ def test_worker_killed_during_a_case_is_replaced(grader: Grader) -> None:
     os.kill(killed, signal.SIGKILL)
     thread.join()
     assert [verdict.correct for verdict in verdicts] == [False]
-    assert verdicts[0].reason in ("crash", "timeout")
+    assert verdicts[0].reason in ("crash", *STOPPED)
     assert running_worker_pid(grader) != killed
 
 
@@ -384,7 +386,8 @@ async def test_event_loop_runs_on_during_a_hostile_case(grader: Grader) -> None:
     ticker = asyncio.create_task(tick())
     verdict = await grader.grade_async(HOSTILE, next(_golds))
     ticker.cancel()
-    assert (verdict.correct, verdict.reason) == (False, "timeout")
+    assert not verdict.correct
+    assert verdict.reason in STOPPED
     # A hundred on an idle machine; a blocked loop has one or none.
     assert ticks >= 10
 
