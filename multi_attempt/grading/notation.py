@@ -6,8 +6,9 @@ Everything in this module is one pass, or a few, over a text of at most :data:`L
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import NamedTuple
+
+from multi_attempt.grading.characters import spelt_out
 
 LONGEST = 1_500
 """Characters of an answer beyond which it is not read (an exact match still counts)."""
@@ -34,17 +35,13 @@ class Token(NamedTuple):
 
 _UNICODE = str.maketrans(
     {
-        "−": "-", "–": "-", "﹣": "-", "×": r"\times ", "÷": "/", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "⁄": "/",
-        "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\leq ", "⩽": r"\leq ", "≥": r"\geq ", "⩾": r"\geq ",
+        "×": r"\times ", "÷": "/", "∗": "*",
+        "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\leq ", "⩽": r"\leq ", "≥": r"\geq ", "⩾": r"\geq ",
         "≠": r"\neq ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ",
         "∖": r"\setminus ", "∅": r"\emptyset ", "±": r"\pm ", "∓": r"\mp ",
-        "°": r"^{\circ}", "º": r"^{\circ}", "∘": r"^{\circ}",
-        "′": "'", "’": "'", "″": "''", "²": "^{2}", "³": "^{3}", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
-        "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "∠": r"\angle ", "△": r"\triangle ", "。": ".",
+        "°": r"^{\circ}",
+        "′": "'", "’": "'", "″": "''", "∠": r"\angle ", "△": r"\triangle ", "。": ".",
         "，": ",", "；": ";", "€": r"\$", "£": r"\$", "¥": r"\$",
-        **{chr(0x2080 + digit): f"_{digit}" for digit in range(10)},
-        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ",
-        "λ": r"\lambda ", "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ω": r"\omega ",
     }
 )  # fmt: skip
 
@@ -79,6 +76,7 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _LEADING_SIGN = re.compile(r"^(?:=|\\approx(?![a-zA-Z])) *")
+_GOES_ON = re.compile(r"(\.\d+) ?\.{2,}")
 _IDLE_SPACE = re.compile(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])|(?<=[a-zA-Z]) (?=\d)|(?<=\d) (?=[a-zA-Z])")
 
 
@@ -93,7 +91,7 @@ def tidy(answer: str) -> str:
         return text
     escaped = "\\" in text or not text.isascii()
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
+        text = spelt_out(text).translate(_UNICODE)
     if "\\\\" in text and ("\\begin" not in text or "\\\\begin" in text):
         text = re.sub(r"\\\\(?=[a-zA-Z{}\\])", r"\\", text)  # an answer that was escaped twice
     if escaped or "$" in text:
@@ -109,6 +107,8 @@ def tidy(answer: str) -> str:
         text = _SPACES.sub(" ", text)
     while "  " in text:
         text = text.replace("  ", " ")
+    if ".." in text:
+        text = _GOES_ON.sub(r"\1\\ldots ", text)
     text = text.strip(" ")
     # A sentence's end; a last backslash is half a space.
     text = text.rstrip(" .,;:\\") if not text.endswith(r"\}") else text
@@ -136,7 +136,7 @@ def normalize(answer: str) -> str:
 _TEXT = r"text|textbf|textit|textrm|textnormal|textup|textsf|mathrm|mbox|hbox|operatorname"
 _STYLE = r"mathbf|mathit|mathsf|mathtt|mathnormal|bm|boldsymbol|pmb|boxed|fbox|ensuremath|displaylines"
 _WRAPPER = re.compile(rf"\\({_TEXT}|{_STYLE})\*?\s*(?=\{{)")
-_NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\d.]))?")
+_NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+|\.(?=\\(?:overline|bar|dot)(?![a-z])))(?:[eE][+-]?\d+(?![\d.]))?")
 GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,]*\d)(?:\.\d+)?")
 _LETTERS = re.compile(r"[a-zA-Z]+")
 _SIGN = re.compile(r"\*\*|<=|>=|!=|==|\S")
@@ -324,7 +324,9 @@ def _tokenize_text(content: str, found: list[Token], grouped: bool, level: int, 
         found.append(Token("sign", connective[1].lower()))
     elif stripped in FUNCTIONS and not after_number:
         found.append(Token("function", stripped))
-    elif after_number and (re.fullmatch(r"[A-Zabcdfghj-z]", stripped) and wrapper in ("text", "mathrm", "mbox")):
+    elif after_number and (
+        re.fullmatch(r"[A-Zabcdfghj-z](?:\^\{?\d\}?)?", stripped) and wrapper in ("text", "mathrm", "mbox")
+    ):
         found.append(Token("text", stripped))  # a unit of one letter: 5 \mathrm{~m}
     elif re.fullmatch(r"[^a-zA-Z]*[a-zA-Z]?[^a-zA-Z]*|[a-zA-Z](?: ?, ?[a-zA-Z])+", stripped):
         # No words: 340, (C), E, or a list of letters. 10:30 keeps its place in a line of text.

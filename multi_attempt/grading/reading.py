@@ -469,18 +469,53 @@ class _Reader:
             raise Unreadable("exponent")
         places = len(mantissa.partition(".")[2]) if "." in mantissa.rstrip(".") else -1
         value = Fraction(mantissa.rstrip(".") or "0")
-        if "." in mantissa and self._take(r"\overline"):
-            digits = self._flat()
-            if not digits.isdigit():
-                raise Unreadable("overline")
+        if "." in mantissa and not exponent and (repeated := self._repeated()):
             places = len(mantissa.partition(".")[2])
-            return number(value + Fraction(int(digits), (10 ** len(digits) - 1) * 10**places))
+            return number(value + Fraction(int(repeated), (10 ** len(repeated) - 1) * 10**places))
+        if places > 0 and not exponent and self._take(*_GOES_ON):
+            return Node("number", value=_gone_on(mantissa), places=places)
         if not exponent:
             return Node("number", value=value, places=places)
         scale = Fraction(10) ** int(exponent)
         if places > 0:  # how many digits it was written with is kept, for rounding
             return Node("*", (Node("number", value=value, places=places), number(scale)))
         return number(value * scale)
+
+    def _repeated(self) -> str:
+        r"""The digits that a decimal repeats for ever: ``\overline{3}``, ``\dot{1}4\dot{2}``, ``(3)``; or none."""
+        if self._take(r"\overline", r"\bar"):
+            digits = self._flat()
+        elif self._at(r"\dot"):
+            digits = self._dotted()
+        elif self._at("(") and not self.token.spaced:
+            return self._digits_in_brackets()
+        else:
+            return ""
+        if not digits.isdigit():
+            raise Unreadable("repeated digits")
+        return digits
+
+    def _dotted(self) -> str:
+        """The digits from the first dot to the last; each may have one."""
+        digits = ""
+        while self._take(r"\dot"):
+            digits += self._flat()
+            if self.token.kind == "number":
+                following = self._next().text
+                if not self._at(r"\dot"):
+                    raise Unreadable("digits behind those that are repeated")
+                digits += following
+        return digits
+
+    def _digits_in_brackets(self) -> str:
+        """The digits of ``0.1(6)``, but not a factor's: one more may follow ``0.1(6)(3)``."""
+        start = self._position
+        self._next()
+        digits = self._next()
+        if digits.kind == "number" and digits.text.isdigit() and self._take(")") and not self._starts_factor():
+            return digits.text
+        self._position = start
+        return ""
 
     def _bracket(self, opening: str) -> Node:
         if opening == "{":
@@ -603,7 +638,8 @@ class _Reader:
         if self._take("["):
             index = self._sum()
             self._expect("]")
-        return Node("root", (self._script(single_digit=True), index))
+        # TeX would put the 1 of \sqrt16 under the root, but whoever writes it means the 16.
+        return Node("root", (self._script(), index))
 
     def _environment(self) -> Node:
         name = self._flat()
@@ -656,6 +692,17 @@ class _Reader:
                 texts.append(token.text)
 
 
+def _gone_on(decimal: str) -> Fraction:
+    """The value of a decimal that goes on: with the digits repeated that are so at its end, else as it stands."""
+    repeated = _REPEATED.search(decimal)
+    if repeated is None:
+        return Fraction(decimal)
+    digits, places = repeated[1], len(decimal.partition(".")[2])
+    return Fraction(decimal) + Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
+
+
+_GOES_ON = (r"\ldots", r"\dots", r"\cdots", r"\dotsc", r"\dotsb")
+_REPEATED = re.compile(r"(?<=[.\d])(\d{1,9}?)\1$")  # a block that stands twice at a decimal's end
 _AFTER_A_VALUE = frozenset({"", "=", "<", ">", ",", ";", ")", "]", "}", r"\}", "&", "\\\\", "and", "or"})
 _TERM_SIGNS = frozenset({"+", "-", r"\pm", r"\mp"})
 _POSTFIXES = frozenset({"^", "_", "!", "%", r"\%", "'", r"\circ", "C", "F"})
