@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ranks import Ranks
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
-from work import Setup, Training, train
+from work import Setup, Training, optimizer_settings, train
 
 from multi_attempt.toy.tokenizer import make_tokenizer
 
@@ -168,3 +168,11 @@ def test_without_the_mask_the_losses_would_tell(
     difference = run(role, unmasked, "megatron").metrics["loss"][0] - fsdp(role).metrics["loss"][0]
     allowed = loss_tolerance(rows) if role == "actor" else EPSILON * fsdp(role).metrics["loss"][0]
     assert abs(difference) > 5 * allowed
+
+
+@pytest.mark.parametrize("role", ["actor", "critic"])
+def test_megatrons_adam_has_the_settings_of_fsdps(role: str, ranks: Ranks, folders: dict[str, Path]) -> None:
+    for groups in ranks.run(optimizer_settings, role, Setup("megatron", folders[role])):
+        assert groups
+        for group in groups:
+            assert (tuple(group["betas"]), group["weight_decay"]) == ((0.9, 0.95), 0.0)

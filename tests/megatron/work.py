@@ -136,6 +136,13 @@ def train(role: str, setup: Setup, rows: list[dict[str, Any]], steps: int) -> Tr
     return Training(_infer(worker, rows), _train(worker, rows, steps))
 
 
+def optimizer_settings(role: str, setup: Setup) -> list[dict[str, Any]]:
+    """What the parameter groups of a worker's optimizer say of Adam."""
+    _begin(setup)
+    optimizer = _worker(role, setup).engine.optimizer
+    return [{key: group[key] for key in ("betas", "weight_decay")} for group in optimizer.param_groups]
+
+
 def resume(role: str, setup: Setup, rows: list[dict[str, Any]], folder: Path) -> Resumption:
     """Train a model, in a process with actor and critic as verl has them, save it, and go on from there twice."""
     _begin(setup)

@@ -41,51 +41,6 @@ CONFIGS = sorted(file.name.removesuffix(".yaml") for file in files("verl_ext.con
 
 pytestmark = pytest.mark.usefixtures("hydra_configs")
 
-PAPER = {
-    "multi_attempt.min_attempts": 1,
-    "multi_attempt.max_attempts": 5,
-    "multi_attempt.prompts": "paper",
-    "multi_attempt.reward.correct": 1.0,
-    "multi_attempt.reward.well_formed": -0.5,
-    "multi_attempt.reward.otherwise": -1.0,
-    "multi_attempt.reward.attempt_discount": 1.0,
-    "multi_attempt.reward.format_attempts": "last",
-    "data.train_batch_size": 1024,
-    "data.max_response_length": 3000,
-    "algorithm.adv_estimator": "gae",
-    "algorithm.gamma": 1.0,
-    "algorithm.lam": 0.99,
-    "algorithm.use_kl_in_reward": False,
-    "actor_rollout_ref.model.path": "Qwen/Qwen2.5-Math-1.5B",
-    "actor_rollout_ref.actor.ppo_mini_batch_size": 128,
-    "actor_rollout_ref.actor.ppo_epochs": 1,
-    "actor_rollout_ref.actor.clip_ratio": 0.2,
-    "actor_rollout_ref.actor.clip_ratio_low": 0.2,
-    "actor_rollout_ref.actor.clip_ratio_high": 0.2,
-    "actor_rollout_ref.actor.use_kl_loss": True,
-    "actor_rollout_ref.actor.kl_loss_coef": 0.01,
-    "actor_rollout_ref.actor.kl_loss_type": "low_var_kl",
-    "actor_rollout_ref.actor.optim.lr": 5e-7,
-    "actor_rollout_ref.actor.optim.lr_scheduler_type": "cosine",
-    "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio": 0.03,
-    "actor_rollout_ref.actor.optim.min_lr_ratio": 0.1,
-    "actor_rollout_ref.rollout.n": 1,
-    "actor_rollout_ref.rollout.temperature": 1.0,
-    "actor_rollout_ref.rollout.response_length": 3000,
-    "critic.model.path": "Qwen/Qwen2.5-Math-1.5B",
-    "critic.cliprange_value": 0.2,
-    "critic.ppo_mini_batch_size": 128,
-    "critic.ppo_epochs": 1,
-    "critic.optim.lr": 1e-5,
-    "critic.optim.lr_scheduler_type": "cosine",
-    "critic.optim.lr_warmup_steps_ratio": 0.03,
-    "critic.optim.min_lr_ratio": 0.1,
-    "trainer.total_epochs": 160,
-    "trainer.total_training_steps": None,
-    "trainer.save_freq": 8,
-    "trainer.test_freq": 8,
-}
-
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The values of a nested container, by their dotted paths."""
@@ -217,11 +172,6 @@ def test_profiling_is_a_switch_of_every_config(name: str, model_folder: Path) ->
     assert not off.actor_rollout_ref.actor.profiler.enable
     profiler = omega_conf_to_dataclass(on.actor_rollout_ref.actor.profiler, ProfilerConfig)
     assert (profiler.enable, profiler.tool, profiler.ranks) == (True, "torch", [0])
-
-
-@pytest.mark.parametrize(("key", "value"), PAPER.items())
-def test_multi_attempt_has_the_papers_settings(multi_attempt: dict[str, Any], key: str, value: Any) -> None:
-    assert multi_attempt[key] == value
 
 
 @pytest.fixture(scope="module")
