@@ -119,7 +119,7 @@ class Comparison:
     def _same_modulo(self, marked: Node, other: Node) -> bool:
         if other.op == "modulo":
             return self.same(marked.args[1], other.args[1]) and self.same(marked.args[0], other.args[0])
-        return self.policies.bare_unit and self.same(marked.args[0], other)
+        return self.policies.bare_base and self.same(marked.args[0], other)
 
     def _same_percent(self, marked: Node, other: Node) -> bool:
         if other.op == "percent":
@@ -215,21 +215,22 @@ class Comparison:
         """Whether a decimal is cut or rounded from a fraction whose own decimals never end."""
         if _last_place(other) is not None or _terminates(exactly):
             return False
-        return self._is_near(decimal, rounded, exactly)
+        return self._is_near(decimal, rounded, exactly, self.policies.rounded_digits)
 
     def _rounds_to(self, decimal: Node, rounded: Fraction | None, other: Node) -> bool:
         """Whether a decimal is cut or rounded from a constant that is no fraction."""
         if rounded is None or _last_place(decimal) is None:
             return False
-        point = Point()
+        point, digits = Point(), self.policies.rounded_digits
         try:
-            return self._is_near(decimal, point.constant(rounded), value(other, point, self.budget))
+            return self._is_near(decimal, point.constant(rounded), value(other, point, self.budget), digits - 1)
         except Undefined:
             return False
 
-    def _is_near(self, decimal: Node, rounded: Any, exactly: Any) -> bool:
+    def _is_near(self, decimal: Node, rounded: Any, exactly: Any, digits: int) -> bool:
+        """Whether a decimal of enough digits after the point (and significant ones) is cut or rounded from a value."""
         place = _last_place(decimal)
-        if place is None or not self.policies.rounded_digits:
+        if place is None or not self.policies.rounded_digits or _digits_after_point(decimal) < digits:
             return False
         scale = type(rounded)(place.numerator) / place.denominator
         if abs(rounded) < scale * 10 ** (self.policies.rounded_digits - 1):
@@ -332,13 +333,15 @@ class Comparison:
     def _same_ratios(self, left: Node, right: Node) -> bool:
         if left.op != right.op:
             ratio, other = (left, right) if left.op == "ratio" else (right, left)
-            if len(ratio.args) != 2 or other.op in STRUCTURES:
+            if len(ratio.args) != 2 or other.op in STRUCTURES or _is_time(ratio):
                 return False
             return self.same(Node("/", ratio.args), other)
         if len(left.args) != len(right.args):
             return False
         if self._same_in_order(left.args, right.args):
             return True
+        if left.name == right.name == "time" or _is_time(left) or _is_time(right):
+            return False  # half past two is not a quarter past one
         if any(exact(part, self.budget) == 0 for part in (*left.args, *right.args)):
             return False
         (first, *rest), (other, *others) = left.args, right.args
@@ -447,6 +450,11 @@ class Comparison:
         )
 
 
+def _is_time(ratio: Node) -> bool:
+    """Whether a ratio is a time of day: it is written like one, and a ratio would be written in lower terms."""
+    return ratio.name == "time" and math.gcd(*(part.value.numerator for part in ratio.args)) != 1
+
+
 def _difference(left: Node, right: Node) -> Node:
     return Node("+", (left, Node("neg", (right,))))
 
@@ -482,6 +490,11 @@ def _last_place(node: Node) -> Fraction | None:
         place, scale = _last_place(node.args[0]), _power_of_ten(node.args[1])
         return place * scale if place is not None and scale is not None else None
     return None
+
+
+def _digits_after_point(node: Node) -> int:
+    """Of a number written as a decimal, also as a multiple of a power of ten."""
+    return node.places if node.op == "number" else _digits_after_point(node.args[0])
 
 
 def _power_of_ten(node: Node) -> Fraction | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -142,9 +143,10 @@ def _compare(left: str, right: str, policies: Policies) -> Decision:
     except RecursionError:  # depth is bounded, but the caller may stand deep in the stack already
         return Decision(False, "expression", "depth")
     for answer in answers:
+        allowed = _without_bare_marks(answer, policies)
         for gold in golds:
             try:
-                if Comparison(policies, budget, expands).same(answer, gold):
+                if Comparison(allowed, budget, expands).same(answer, gold):
                     return Decision(True, _layer(answer, gold))
             except Unreadable as error:
                 undecided = Decision(None, "math-verify", f"cannot compare {error}", left, right)
@@ -153,6 +155,15 @@ def _compare(left: str, right: str, policies: Policies) -> Decision:
             except RecursionError:
                 undecided = Decision(False, _layer(answer, gold), "depth")
     return undecided or Decision(False, _layer(answers[0], golds[0]))
+
+
+def _without_bare_marks(answer: Node, policies: Policies) -> Policies:
+    """Only the answer may leave out a base or a modulus: 10 may stand for a gold 1010_2, never 10_2 for a gold 10."""
+    return replace(policies, bare_base=False) if _holds_base(answer) else policies
+
+
+def _holds_base(node: Node) -> bool:
+    return node.op in ("base", "modulo") or any(map(_holds_base, node.args))
 
 
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")

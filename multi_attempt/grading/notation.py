@@ -77,6 +77,15 @@ _LEAD_IN = re.compile(
 )
 _LEADING_SIGN = re.compile(r"^(?:=|\\approx(?![a-zA-Z])) *")
 _GOES_ON = re.compile(r"(\.\d+) ?\.{2,}")
+BASE_NAMES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+              "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16"}  # fmt: skip
+"""The names of bases, with their numbers."""
+
+# A base in words: 52_{\text{base }8}, 52 (base 8), 52 \text{ in base eight}.
+_BASE = re.compile(
+    r"(?<=[0-9A-Z)}])( ?_?[ {(]*(?:\\[a-z]+ ?\{)?[ (]*(?:in )?base[ \-}{]*)"
+    rf"([1-9]\d?(?!\d)|{'|'.join(BASE_NAMES)})(?![a-z])([ )}}]*)"
+)
 _IDLE_SPACE = re.compile(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])|(?<=[a-zA-Z]) (?=\d)|(?<=\d) (?=[a-zA-Z])")
 
 
@@ -112,6 +121,8 @@ def tidy(answer: str) -> str:
     text = text.strip(" ")
     # A sentence's end; a last backslash is half a space.
     text = text.rstrip(" .,;:\\") if not text.endswith(r"\}") else text
+    if "base" in text:
+        text = _BASE.sub(_as_subscript, text)
     if text[:1] in ("=", "\\"):
         text = _LEADING_SIGN.sub("", text)
     if " " not in text:
@@ -119,6 +130,13 @@ def tidy(answer: str) -> str:
     if text[0].isalpha():
         text = _LEAD_IN.sub("", text)
     return _SPACED_THOUSANDS.sub(lambda number: number.group().replace(" ", ""), text)
+
+
+def _as_subscript(base: re.Match[str]) -> str:
+    """A base as LaTeX has it, with the brackets behind it that its words did not open."""
+    words, name, closing = base.groups()
+    opened = sum((character in "{(") - (character in "})") for character in words)
+    return f"_{{{BASE_NAMES.get(name, name)}}}{closing.replace(' ', '')[max(opened, 0) :]}"
 
 
 def spelling(normal: str) -> str:

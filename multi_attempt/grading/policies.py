@@ -10,13 +10,15 @@ class Policies:
     r"""The judgement calls, each with its default.
 
     Attributes:
-        rounded_digits: a decimal of at least so many significant digits equals the irrational number, or the fraction
-            whose decimals have no end, that it is cut or rounded from: ``0.3333`` is ``1/3``. 0 for never. Decimals
-            are never rounded to decimals: 10.001 is not 10.
+        rounded_digits: a decimal with at least so many digits after the point, and significant ones, equals the
+            fraction whose decimals have no end that it is cut or rounded from: ``0.3333`` is ``1/3``, ``16.33`` is not
+            ``49/3``. For an irrational number, which no decimal is, one less after the point: ``1.414``. 0 for never.
+            Decimals are never rounded to decimals: 10.001 is not 10.
         decimal_comma: ``1,5`` may be read as ``1.5``.
         bare_percent: ``50`` equals ``50\%`` (``0.5`` always does).
         bare_degrees: ``90`` equals ``90^\circ`` (``\pi/2`` always does).
-        bare_base: ``204`` equals ``204_5``.
+        bare_base: the answer ``204`` equals the gold answer ``204_5``, and ``3`` the gold answer ``3 \pmod 5``; never
+            the other way round.
         bare_unit: ``10`` equals ``10\text{ cm}``. Two different known units are never equal.
         bare_label: ``3`` equals ``x = 3``, and ``(0, 1]`` equals ``0 < x \leq 1``.
         any_order: answers side by side are equal in any order: ``1, 2`` and ``2, 1``. Tuples always keep their order,

@@ -12,7 +12,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from multi_attempt.grading.notation import PERCENT, Token, Unreadable, tokens, unit_key
+from multi_attempt.grading.notation import BASE_NAMES, PERCENT, Token, Unreadable, tokens, unit_key
 
 DEEPEST = 30
 """Levels of nesting."""
@@ -252,10 +252,14 @@ class _Reader:
         return tree
 
     def _ratio(self) -> Node:
+        start = self._position
         parts = [self._sum()]
         while self._take(":"):
             parts.append(self._sum())
-        return parts[0] if len(parts) == 1 else Node("ratio", tuple(parts))
+        if len(parts) == 1:
+            return parts[0]
+        written = "".join(token.text for token in self._tokens[start : self._position])
+        return Node("ratio", tuple(parts), "time" if _TIME.fullmatch(written) else "")
 
     # ---- Arithmetic ----
 
@@ -701,6 +705,7 @@ def _gone_on(decimal: str) -> Fraction:
     return Fraction(decimal) + Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
 
 
+_TIME = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d(?::[0-5]\d)?")
 _GOES_ON = (r"\ldots", r"\dots", r"\cdots", r"\dotsc", r"\dotsb")
 _REPEATED = re.compile(r"(?<=[.\d])(\d{1,9}?)\1$")  # a block that stands twice at a decimal's end
 _AFTER_A_VALUE = frozenset({"", "=", "<", ">", ",", ";", ")", "]", "}", r"\}", "&", "\\\\", "and", "or"})
@@ -738,13 +743,9 @@ def _marked(tree: Node, mark: str) -> Node:
     return Node("symbol", name=tree.name + ("*" if mark == "*" else "'"))
 
 
-_BASE_NAMES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
-               "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16"}  # fmt: skip
-
-
 def _subscripted(tree: Node, subscript: str) -> Node:
     if tree.op == "number":
-        base = _BASE_NAMES.get(subscript, subscript)
+        base = BASE_NAMES.get(subscript, subscript)
         if not re.fullmatch(r"[1-9]\d?", base):
             raise Unreadable("subscript")
         return Node("base", (tree,), base)
