@@ -6,6 +6,7 @@ Everything in this module is one pass, or a few, over a text of at most :data:`L
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from multi_attempt.grading.characters import spelt_out
@@ -49,6 +50,9 @@ _UNICODE = str.maketrans(
 _LOOKS = re.compile(
     r"\\(?:left|right)(?![a-zA-Z])\s*\.?|\\[bB]igg?[lrm]?(?![a-zA-Z])|\\middle(?![a-zA-Z])"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|rm|bf|it|boldmath|left|right)(?![a-zA-Z])"
+    r"|\\(?:large|Large|LARGE|huge|Huge|small|normalsize|bfseries|itshape|underline|checkmark)(?![a-zA-Z])"
+    r"|\\(?:textcolor|color|colorbox|tag|label)(?![a-zA-Z])\*?\s*(?:\[[^\]]*\]\s*)?\{[^{}]*\}"
+    r"|(?<=\S)\s*\\(?:blacksquare|square|Box|qed)(?=[\s$.]*$)"
     r"|\\[hv]?phantom(?![a-zA-Z])\s*(?:\{[^{}]*\}|-)?"  # the room that a sign would take
 )
 _SPACES = re.compile(r"(?<!\\)\\(?:[,;:>!\s]|q?quad|(?:enspace|thinspace|space|hfill|newline)(?![a-zA-Z]))|~|\s")
@@ -86,6 +90,26 @@ _BASE = re.compile(
     r"(?<=[0-9A-Z)}])( ?_?[ {(]*(?:\\[a-z]+ ?\{)?[ (]*(?:in )?base[ \-}{]*)"
     rf"([1-9]\d?(?!\d)|{'|'.join(BASE_NAMES)})(?![a-z])([ )}}]*)"
 )
+_O = r"\\(?:text|mathrm|rm) ?\{ ?o ?\}"
+_U = r"(?:U|\\(?:text|mathrm) ?\{ ?U ?\})"
+# Intervals whose brackets turn outward where an end does not belong to them.
+_OUTWARD = re.compile(r"(?:^|\\cup ?|\\in ?|=)\](?=[^\[\]]*[,;])|[,;][^\[\]]*\[(?= ?(?:$|\\cup))")
+_INTERVAL = re.compile(r"([\[\]])([^\[\]]*)([\[\]])")
+_WRAPPED = r"^(?:\\(?:text|mathrm|mbox) ?\{{ ?(?:{0}) ?\}} ?|(?:{0}) )(?=\S)"
+_MINUS = re.compile(_WRAPPED.format("minus|negative"), re.IGNORECASE)
+_APPROXIMATE = re.compile(_WRAPPED.format(r"about|approx\.?|approximately|roughly"), re.IGNORECASE)
+_IN_TEXT = r"^(?:\\(?:text|mathrm|mbox) ?\{{ ?)?(?:{})[ .]*\}}?$"
+_NO_SOLUTION = re.compile(
+    _IN_TEXT.format(
+        "(?:there (?:is|are) no (?:real )?|no real )(?:solutions?|roots?|values?(?: of [a-z])?)(?: exists?)?"
+        "|no (?:solutions?|roots?) exists?|(?:the )?empty set"
+    ),
+    re.IGNORECASE,
+)
+_ALL_REALS = re.compile(
+    _IN_TEXT.format("(?:the set of )?(?:all|any|every) (?:real numbers?|reals|real values?(?: of [a-z])?)"),
+    re.IGNORECASE,
+)
 _IDLE_SPACE = re.compile(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])|(?<=[a-zA-Z]) (?=\d)|(?<=\d) (?=[a-zA-Z])")
 
 
@@ -121,14 +145,19 @@ def tidy(answer: str) -> str:
     text = text.strip(" ")
     # A sentence's end; a last backslash is half a space.
     text = text.rstrip(" .,;:\\") if not text.endswith(r"\}") else text
-    if "base" in text:
-        text = _BASE.sub(_as_subscript, text)
+    for sign, pattern, replacement in _REWRITTEN:
+        if sign in text:
+            text = pattern.sub(replacement, text)
+    if "[" in text and _OUTWARD.search(text):
+        text = _INTERVAL.sub(_as_half_open, text)
     if text[:1] in ("=", "\\"):
         text = _LEADING_SIGN.sub("", text)
     if " " not in text:
         return text
-    if text[0].isalpha():
+    if text[0].isalpha() or text[0] == "\\":
         text = _LEAD_IN.sub("", text)
+        text = _APPROXIMATE.sub("", _MINUS.sub("-", text))
+        text = _ALL_REALS.sub(r"\\mathbb{R}", _NO_SOLUTION.sub(r"\\emptyset", text))
     return _SPACED_THOUSANDS.sub(lambda number: number.group().replace(" ", ""), text)
 
 
@@ -137,6 +166,29 @@ def _as_subscript(base: re.Match[str]) -> str:
     words, name, closing = base.groups()
     opened = sum((character in "{(") - (character in "})") for character in words)
     return f"_{{{BASE_NAMES.get(name, name)}}}{closing.replace(' ', '')[max(opened, 0) :]}"
+
+
+# What is rewritten where a sign stands in a text.
+_REWRITTEN: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    ("*", re.compile(r"^(\*{1,3})([^*]+)\1$"), r"\2"),  # emphasis
+    ("`", re.compile(r"^`([^`]+)`$"), r"\1"),
+    ("base", _BASE, _as_subscript),
+    # 90^o, and a sign of degrees in words
+    ("o", re.compile(rf"(?<=[\d)]) ?\^ ?(?:o(?![a-zA-Z])|\{{ ?(?:o|{_O}) ?\}}|{_O})"), r"^{\\circ}"),
+    (r"\text", re.compile(r"\\text ?\{ ?\^\{\\circ\} ?\}"), r"^{\\circ}"),
+    ("x", re.compile(r"(?<=\d) ?x ?(?=10 ?\^)|(?<=\d) x (?=\d)"), "*"),
+    ("X", re.compile(r"(?<=\d) ?X ?(?=10 ?\^)|(?<=\d) X (?=\d)"), "*"),
+    # A union typed as a letter, between intervals, sets, or names of sets
+    ("U", re.compile(rf"(,[^()\[\]]*[)\]]|\\\}}) ?{_U} ?(?=[(\[][^()\[\]]*,|\\\{{)"), r"\1\\cup "),
+    ("U", re.compile(r"(?<=\b[A-Z]) U (?=[A-Z]\b)"), r" \\cup "),
+    (r"\mathbf", re.compile(r"(^|\\in ?)\\mathbf ?\{ ?([RZNQC]) ?\}$"), r"\1\\mathbb{\2}"),
+)
+
+
+def _as_half_open(interval: re.Match[str]) -> str:
+    """An interval as it is written elsewhere: ``[2,5[`` is ``[2,5)``."""
+    low, ends, high = interval.groups()
+    return f"{'(' if low == ']' else '['}{ends}{')' if high == '[' else ']'}"
 
 
 def spelling(normal: str) -> str:

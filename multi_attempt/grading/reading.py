@@ -298,7 +298,8 @@ class _Reader:
 
     def _product(self) -> Node:
         """Factors from left to right, so that ``1/2\\pi`` is half of pi; a whole number before a fraction is mixed."""
-        tree = self._mixed() or self._power()
+        mixed = self._mixed()
+        tree = self._power() if mixed is None else self._postfix(mixed)
         last = tree
         divisions = 0
         while self.token.kind != "end":
@@ -593,11 +594,12 @@ class _Reader:
             return self._environment()
         if name == r"\emptyset":
             return Node("set")
-        if name in (r"\angle", r"\triangle", r"\measuredangle", r"\Delta") and self.token.kind in ("letter", "word"):
+        is_figure = name in _FIGURES or (name == r"\Delta" and self.token.text.isupper())
+        if is_figure and self.token.kind in ("letter", "word"):
             letters = ""
             while self.token.kind in ("letter", "word"):
                 letters += self._next().text
-            return Node("symbol", name=f"{name} {letters}")
+            return _figure(name, letters)
         if name in _ACCENTS:
             return Node("symbol", name=f"{name} {self._flat()}")
         if name in _GREEK_AND_LIKE:
@@ -694,6 +696,17 @@ class _Reader:
                 return "".join(texts)
             if token.text not in ("{", "}"):
                 texts.append(token.text)
+
+
+_FIGURES = (r"\angle", r"\triangle", r"\measuredangle")
+
+
+def _figure(name: str, letters: str) -> Node:
+    """An angle or a triangle by its corners, which may be named from either end, or in any order."""
+    if len(letters) == 3:
+        is_angle = name in (r"\angle", r"\measuredangle")
+        letters = min(letters, letters[::-1]) if is_angle else "".join(sorted(letters))
+    return Node("symbol", name=f"{name} {letters}")
 
 
 def _gone_on(decimal: str) -> Fraction:
