@@ -79,10 +79,15 @@ class _MultiAttempt(PPOTrainer):
     # ---- The watchdog ----
 
     def init(self) -> None:
-        """Start all parts of the run, under the watchdog."""
+        """Start all parts of the run, under the watchdog.
+
+        Raises:
+            KilledForMemory: Ray killed a part, because its node's memory was nearly full.
+        """
         self._watchdog.start()
         self._watchdog.expect("the start of the run", max(_START_SECONDS, self._task.stall_timeout))
-        super().init()
+        with self._watchdog.explaining():
+            super().init()
         servers = [server for replica in self.llm_server_manager.get_replicas() for server in replica.servers]
         self._watchdog.watch(
             {

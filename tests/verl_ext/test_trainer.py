@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,7 @@ from verl_ext import rollout_check
 from verl_ext.checkpoints import CheckpointError
 from verl_ext.rollout_check import CheckedReplayBuffer
 from verl_ext.trainer import MultiAttemptTrainer, RolloutMismatch, check_agreement
-from verl_ext.watchdog import PartDied
+from verl_ext.watchdog import KilledForMemory, PartDied
 
 CORRELATION, DIFFERENCE = "training/rollout_actor_probs_pearson_corr", "training/rollout_probs_diff_max"
 NAN = float("nan")
@@ -186,11 +188,29 @@ def test_a_start_may_take_longer_than_a_step(config: DictConfig, monkeypatch: py
     config.multi_attempt.stall_timeout = 60
     trainer = MultiAttemptTrainer(config)
     told: list[Any] = []
-    monkeypatch.setattr(trainer, "_watchdog", SimpleNamespace(start=list, expect=lambda *given: told.append(given)))
+    watchdog = SimpleNamespace(start=list, expect=lambda *given: told.append(given), explaining=nullcontext)
+    monkeypatch.setattr(trainer, "_watchdog", watchdog)
     monkeypatch.setattr(PPOTrainerSync, "init", lambda self: (_ for _ in ()).throw(OSError("no engine")))
     with pytest.raises(OSError, match="no engine"):
         trainer.init()
     assert told == [("the start of the run", 3600.0)]
+
+
+def test_a_start_that_fails_is_explained_as_a_step_is(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = MultiAttemptTrainer(config)
+
+    @contextmanager
+    def explaining() -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise KilledForMemory("the memory was full") from error
+
+    watchdog = SimpleNamespace(start=list, expect=lambda *_: None, explaining=explaining)
+    monkeypatch.setattr(trainer, "_watchdog", watchdog)
+    monkeypatch.setattr(PPOTrainerSync, "init", lambda self: (_ for _ in ()).throw(OSError("no engine")))
+    with pytest.raises(KilledForMemory, match="the memory was full"):
+        trainer.init()
 
 
 @pytest.fixture
