@@ -181,8 +181,15 @@ def answer_text(length: int) -> str:
 
 
 @asynccontextmanager
-async def open_engine(folder: Path, *, at_once: int, longest: int) -> AsyncIterator[Engine]:
-    """Start vLLM with a toy model of random weights."""
+async def open_engine(folder: Path, *, at_once: int, longest: int, worker: str = "auto") -> AsyncIterator[Engine]:
+    """Start vLLM with a toy model of random weights.
+
+    Args:
+        folder: where the model goes.
+        at_once: sequences in a pass.
+        longest: tokens of the longest sequence.
+        worker: the class that makes the passes.
+    """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -201,6 +208,7 @@ async def open_engine(folder: Path, *, at_once: int, longest: int) -> AsyncItera
             max_num_seqs=at_once,
             max_num_batched_tokens=max(8192, longest),
             disable_log_stats=True,
+            worker_cls=worker,
         )
     )
     try:
