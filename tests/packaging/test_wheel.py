@@ -15,10 +15,9 @@ _ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    # A copy of what git knows, so that nothing lying about in the checkout gets into the wheel or is written to it.
-    source = folder / "source"
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what git knows, so that nothing lying about in the checkout gets into the wheel or is written to it."""
+    source = tmp_path_factory.mktemp("checkout")
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=_ROOT,
@@ -27,10 +26,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
     )
     for name in files.stdout.splitlines():
-        if (_ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if (_ROOT / name).is_symlink():
+            (source / name).symlink_to((_ROOT / name).readlink())
+        elif (_ROOT / name).is_file():
             (source / name).write_bytes((_ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(checkout)]
     subprocess.run(command, check=True, capture_output=True)
     return next(folder.glob("*.whl"))
 
@@ -92,6 +99,22 @@ def test_verl_finds_the_installed_config_from_an_empty_folder(installed: Path, t
     result = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "default_agent_loop: multi_attempt" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_verl_finds_the_config_in_a_checkout_whose_package_is_installed_elsewhere(
+    installed: Path, checkout: Path
+) -> None:
+    # `python -m` puts the folder that it is started in before what is installed.
+    program = [str(installed / "python"), "-m"]
+    command = [*program, "verl.trainer.main_ppo", "--config-name", "multi_attempt", "--cfg", "job"]
+    result = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
+    assert "default_agent_loop: multi_attempt" in result.stdout
+    where = "import verl_ext.config, multi_attempt.evaluation as part; print(part.__path__[0])"
+    result = subprocess.run([program[0], "-c", where], cwd=checkout, check=True, capture_output=True, text=True)
+    assert Path(result.stdout.strip()).is_relative_to(checkout)
+    command = [*program, "multi_attempt.cli", "eval", "--help"]
+    result = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
+    assert "--protocols" in result.stdout
 
 
 def test_verl_loads_the_installed_plugin(installed: Path, tmp_path: Path) -> None:
