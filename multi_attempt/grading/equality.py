@@ -17,7 +17,7 @@ from typing import Any
 from multi_attempt.grading.notation import Unreadable, unit_key
 from multi_attempt.grading.policies import Policies
 from multi_attempt.grading.reading import Node, number
-from multi_attempt.grading.regions import infinity_of, is_interval, merged, pieces_of
+from multi_attempt.grading.regions import infinity_of, is_interval, label_of_conditions, merged, pieces_of
 from multi_attempt.grading.relations import (
     FLIPPED,
     STRUCTURES,
@@ -29,6 +29,7 @@ from multi_attempt.grading.relations import (
     relation_of,
     renamed,
     same_label,
+    substituted,
     unlabelled,
 )
 from multi_attempt.grading.values import (
@@ -53,6 +54,7 @@ _SAMPLES = (
 )
 _FLOAT_DIGITS = 15
 _MOST_ANSWERS = 60  # side by side, spelt differently on both sides; more are not compared in any order
+_REGIONS = frozenset({"union", "minus", "both"})
 _MARKS = frozenset({"unit", "degree", "percent", "base", "modulo"})
 
 
@@ -93,6 +95,8 @@ class Comparison:
     # ---- Marks: units, degrees, percent, bases ----
 
     def _same_marks(self, left: Node, right: Node) -> bool:
+        if any(node.op in _MARKS and node.args[0].op == node.op for node in (left, right)):
+            return False  # 50%% is no percentage
         if left.op in _MARKS and right.op in _MARKS and left.op != right.op:
             return False  # each may be left out, but 40% is not 40 degrees
         for mark, compare in (
@@ -245,15 +249,18 @@ class Comparison:
     def _same_structures(self, left: Node, right: Node) -> bool:
         if "text" in (left.op, right.op):
             return _same_text(left, right)
+        if "builder" in (left.op, right.op):
+            return left.op == right.op and self._same_built(left, right)
+        if "piecewise" in (left.op, right.op):
+            return left.op == right.op and self._same_pieces(list(left.args), list(right.args))
+        left, right = _only_element(left), _only_element(right)
+        if not {left.op, right.op} & STRUCTURES:
+            return self.same(left, right)
         if "ratio" in (left.op, right.op):
             return self._same_ratios(left, right)
         if "matrix" in (left.op, right.op):
             return self._same_matrices(left, right)
-        if (
-            left.op in ("union", "minus")
-            or right.op in ("union", "minus")
-            or (is_interval(left) and is_interval(right))
-        ):
+        if left.op in _REGIONS or right.op in _REGIONS or (is_interval(left) and is_interval(right)):
             return self._same_regions(left, right)
         kinds = {left.op, right.op}
         if kinds <= {"several", "set"}:
@@ -264,7 +271,32 @@ class Comparison:
             group, bare = (left, right) if left.op == "group" else (right, left)
             values = [unlabelled(item) for item in bare.args] if is_labelled(bare) else bare.args
             return group.name == "()" and self._same_in_order(group.args, values)
+        if "several" in kinds and not kinds <= STRUCTURES:
+            several, value = (left, right) if left.op == "several" else (right, left)
+            return several.name == "or" and all(self.same(item, value) for item in several.args)  # 1/2 or 50%
         return False
+
+    def _same_built(self, left: Node, right: Node) -> bool:
+        """Whether sets have the same elements, with the same conditions, whatever they call them."""
+        names = [sorted(variables(built.args[0])) for built in (left, right)]
+        if len(names[0]) == len(names[1]) == 1 and names[0] != names[1]:
+            new, old = (Node("symbol", name=name) for [name] in names)
+            right = substituted(right, old, new)
+        return self._same_in_order(left.args, right.args)
+
+    def _same_pieces(self, left: list[Node], right: list[Node]) -> bool:
+        """Whether the pieces of functions are the same, in any order; the last condition may be "otherwise"."""
+        if len(left) != len(right):
+            return False
+        for piece in left:
+            found = next((other for other in right if self._same_in_order(piece.args, other.args)), None)
+            if found is not None:
+                right = [other for other in right if other is not found]
+                left = [other for other in left if other is not piece]
+        if not left:
+            return True
+        conditions = [piece.args[1].name for piece in (*left, *right)]
+        return len(left) == 1 and "otherwise" in conditions and self.same(left[0].args[0], right[0].args[0])
 
     def _same_in_order(self, left: Sequence[Node], right: Sequence[Node]) -> bool:
         return len(left) == len(right) and all(map(self.same, left, right))
@@ -361,7 +393,7 @@ class Comparison:
             return False
         if first.kind == second.kind == "value":
             if same_label(first.label, second.label):
-                return self.same(*renamed(first, second))
+                return self.same(*self._with_same_parameter(*renamed(first, second), first, second))
             return self._same_equations(first, second)
         if {first.kind, second.kind} <= {"value", "equation"}:
             return self._same_equations(first, second)
@@ -373,9 +405,21 @@ class Comparison:
             return self._same_chains(first, second)
         return False
 
+    def _with_same_parameter(self, left: Node, right: Node, first: Relation, second: Relation) -> tuple[Node, Node]:
+        """Both values, with one name for the whole number that solutions run through: 2 pi k, 2 pi n."""
+        fixed = {name for relation in (first, second) if relation.label for name in variables(relation.label)}
+        whole = set(self.policies.integers.split()) - fixed
+        one, other = variables(left) & whole, variables(right) & whole
+        if len(one) == len(other) == 1 and one != other:
+            [new], [old] = one, other
+            right = substituted(right, Node("symbol", name=old), Node("symbol", name=new))
+        return left, right
+
     def _same_as_value(self, relation: Relation | None, other: Node) -> bool:
         if relation is None or relation.kind not in ("value", "region"):
             return False
+        if other.op in ("several", "both") and (label := label_of_conditions(other)) is not None:
+            return same_label(relation.label, label) and self._same_regions(relation.value, other)
         if not self.policies.bare_label and relation.label is not None:
             return False
         if relation.kind == "region" and other.op not in ("group", "union", "minus", "set", "symbol"):
@@ -438,7 +482,7 @@ class Comparison:
     def _same_regions(self, left: Node, right: Node) -> bool:
         first, second = pieces_of(left, self.budget), pieces_of(right, self.budget)
         if first is None or second is None:
-            if left.op == right.op == "union":
+            if left.op == right.op in ("union", "both"):
                 return self._same_in_any_order(list(left.args), list(right.args))
             return left.op == right.op and self._same_in_order(left.args, right.args)
         first, second = merged(first, self.budget), merged(second, self.budget)
@@ -448,6 +492,11 @@ class Comparison:
             and self.same(one.high, other.high)
             for one, other in zip(first, second, strict=True)
         )
+
+
+def _only_element(node: Node) -> Node:
+    """The only element of a set, which may stand for it; the set itself where it has none, or several."""
+    return node.args[0] if node.op == "set" and len(node.args) == 1 and node.args[0] != Node("set") else node
 
 
 def _is_time(ratio: Node) -> bool:

@@ -148,7 +148,7 @@ def tidy(answer: str) -> str:
     for sign, pattern, replacement in _REWRITTEN:
         if sign in text:
             text = pattern.sub(replacement, text)
-    if "[" in text and _OUTWARD.search(text):
+    if ("[" in text or "]" in text) and _OUTWARD.search(text):
         text = _INTERVAL.sub(_as_half_open, text)
     if text[:1] in ("=", "\\"):
         text = _LEADING_SIGN.sub("", text)
@@ -179,6 +179,8 @@ _REWRITTEN: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], st
     ("x", re.compile(r"(?<=\d) ?x ?(?=10 ?\^)|(?<=\d) x (?=\d)"), "*"),
     ("X", re.compile(r"(?<=\d) ?X ?(?=10 ?\^)|(?<=\d) X (?=\d)"), "*"),
     # A union typed as a letter, between intervals, sets, or names of sets
+    # dy/dx
+    ("/d", re.compile(r"(?<![a-zA-Z\\])d([a-z])/d([a-z])(?![a-zA-Z])"), r"\\frac{d\1}{d\2}"),
     ("U", re.compile(rf"(,[^()\[\]]*[)\]]|\\\}}) ?{_U} ?(?=[(\[][^()\[\]]*,|\\\{{)"), r"\1\\cup "),
     ("U", re.compile(r"(?<=\b[A-Z]) U (?=[A-Z]\b)"), r" \\cup "),
     (r"\mathbf", re.compile(r"(^|\\in ?)\\mathbf ?\{ ?([RZNQC]) ?\}$"), r"\1\\mathbb{\2}"),

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import zip_longest
 from typing import NamedTuple
 
 from multi_attempt.grading.notation import BASE_NAMES, PERCENT, Token, Unreadable, tokens, unit_key
@@ -108,12 +110,30 @@ _UNSUPPORTED = frozenset(r"\sum \prod \int \iint \oint \lim \cdots \ldots \dots 
 _MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "Bmatrix", "smallmatrix", "array"})
 
 
+_INEQUALITIES = frozenset({"<", "<=", ">", ">=", "!="})
+_CONNECTIVES = {"and": "and", r"\wedge": "and", "or": "or", r"\vee": "or"}
+_ALIGNED = frozenset({"aligned", "align", "align*", "gathered", "split", "alignedat"})
+_IF = frozenset({"if", "for", "when", "where"})
+_OTHERWISE = "otherwise"
+_INFINITY = Node("symbol", name=r"\infty")
+_POSITIVE = Node("group", (number(0), _INFINITY), "()")
+_NATURAL = Node("symbol", name=r"\mathbb N")
+_NUMBER_SETS = {
+    **dict.fromkeys(("R+", "R>0"), _POSITIVE),
+    **dict.fromkeys(("R-", "R<0"), Node("group", (Node("neg", (_INFINITY,)), number(0)), "()")),
+    **dict.fromkeys(("R\\geq0", "R>=0"), _POSITIVE._replace(name="[)")),
+    **dict.fromkeys(("N", "N+", "N*", "Z+", "Z>0", "Z\\geq1"), _NATURAL),
+}
+_DIFFERENTIALS = frozenset({"d", r"\partial"})
+
+
 class _Reader:
     def __init__(self, found: list[Token]) -> None:
         self._tokens = found
         self._position = 0
         self._depth = 0
         self._bars = 0  # open absolute values: in them a bar closes
+        self._in_builder = False  # whether a colon says what the elements of a set are
         self._has_words = any(token.kind == "word" or token.kind == "text" for token in found)
 
     @property
@@ -148,13 +168,17 @@ class _Reader:
         if self._has_words and (words := self._words()):
             return Node("text", name=words)
         clusters: list[list[Node]] = [[self._item()]]
+        connectives: list[str] = []
         while True:
             comma = self._take(",")
-            strong = self._take(";") or self._take("and", "or", r"\wedge", r"\vee")
+            semicolon = self._take(";")
+            connective = "" if semicolon or not self._at(*_CONNECTIVES) else _CONNECTIVES[self._next().text]
+            strong = semicolon or bool(connective)
             if not comma and not strong:
                 break
             if self.token.kind == "end":
                 break
+            connectives.append(connective)
             if comma or (strong and len(clusters) == 1 and not self._labelled(clusters[0])):
                 clusters[-1].append(self._item())
             else:
@@ -162,7 +186,13 @@ class _Reader:
         if len(clusters) > 1 and all(len(cluster) > 1 and self._labelled(cluster) for cluster in clusters):
             return Node("several", tuple(Node("several", tuple(cluster)) for cluster in clusters))
         items = [item for cluster in clusters for item in cluster]
-        return items[0] if len(items) == 1 else Node("several", tuple(items))
+        if len(items) == 1:
+            return items[0]
+        if all(item.op == "relation" for item in items) and any(
+            set(item.name.split()) & _INEQUALITIES for item in items
+        ):
+            return _conditions(items, connectives)
+        return Node("several", tuple(items), "or" if set(connectives) == {"or"} else "")
 
     @staticmethod
     def _labelled(items: list[Node]) -> bool:
@@ -238,11 +268,11 @@ class _Reader:
         return " ".join(words)
 
     def _union(self) -> Node:
-        parts = [self._ratio()]
+        parts = [self._intersection()]
         if self.token.kind == "end":
             return parts[0]
         while self._take(r"\cup"):
-            parts.append(self._ratio())
+            parts.append(self._intersection())
         tree = parts[0] if len(parts) == 1 else Node("union", tuple(parts))
         if self._take(r"\setminus"):
             return Node("minus", (tree, self._ratio()))
@@ -251,10 +281,16 @@ class _Reader:
             return Node("minus", (tree, self._ratio()))
         return tree
 
+    def _intersection(self) -> Node:
+        parts = [self._ratio()]
+        while self._take(r"\cap"):
+            parts.append(self._ratio())
+        return parts[0] if len(parts) == 1 else Node("both", tuple(parts), "and")
+
     def _ratio(self) -> Node:
         start = self._position
         parts = [self._sum()]
-        while self._take(":"):
+        while not self._in_builder and self._take(":"):
             parts.append(self._sum())
         if len(parts) == 1:
             return parts[0]
@@ -564,13 +600,21 @@ class _Reader:
         return Node("abs", (inner,))
 
     def _set(self) -> Node:
-        bars, self._bars = self._bars, 1  # so that the bar of {x | x > 0} does not begin an absolute value
-        items, _ = self._items(r"\}", "|", r"\mid")
+        start, bars = self._position, self._bars
+        self._bars = 1  # so that the bar of {x | x > 0} does not begin an absolute value
+        self._in_builder = True
+        items, _ = self._items(r"\}", "|", r"\mid", ":")
+        self._in_builder = False
+        if self._at(":") and (len(items) != 1 or not _names_something(items[0])):  # ratios
+            self._position = start
+            items, _ = self._items(r"\}", "|", r"\mid")
         self._bars = bars
-        if len(items) == 1 and self._take("|", r"\mid"):
-            condition = self._item()
+        if len(items) == 1 and self._take("|", r"\mid", ":"):
+            self._bars = 0
+            condition = self.several()
+            self._bars = bars
             self._expect(r"\}")
-            return condition
+            return _built(items[0], condition)
         self._expect(r"\}")
         return Node("set", tuple(items))
 
@@ -578,6 +622,8 @@ class _Reader:
         if name in (r"\frac", r"\binom"):
             above = self._script(single_digit=True)
             below = self._script(single_digit=True)
+            if name == r"\frac" and _is_differential(below) and (_is_operator(above) or _is_differential(above)):
+                return _derivative(above, below)
             return Node("/" if name == r"\frac" else "binom", (above, below))
         if name == r"\{":
             return self._set()
@@ -600,8 +646,12 @@ class _Reader:
             while self.token.kind in ("letter", "word"):
                 letters += self._next().text
             return _figure(name, letters)
+        if name == r"\mathbb":
+            return self._number_set(self._flat())
         if name in _ACCENTS:
             return Node("symbol", name=f"{name} {self._flat()}")
+        if name in (r"\nabla", r"\partial") and self._starts_factor():
+            return Node("call", (self._power(),), name)
         if name in _GREEK_AND_LIKE:
             return Node("symbol", name=name)
         raise Unreadable(name)
@@ -649,9 +699,10 @@ class _Reader:
 
     def _environment(self) -> Node:
         name = self._flat()
-        if name in ("cases", "aligned", "align", "gathered", "align*"):
-            rows = self._rows(name)
-            return Node("several", tuple(item for row in rows for item in row))
+        if name == "cases":
+            return self._cases()
+        if name in _ALIGNED:
+            return self._aligned(name)
         if name not in _MATRICES:
             raise Unreadable(name)
         if name == "array":
@@ -660,6 +711,51 @@ class _Reader:
         if len({len(row) for row in rows}) != 1:
             raise Unreadable("rows of unequal length")
         return Node("matrix", tuple(Node("row", tuple(row)) for row in rows))
+
+    def _number_set(self, name: str) -> Node:
+        r"""``\mathbb{R}``, ``\mathbb{R}^+``, ``\mathbb{Z}_{>0}``."""
+        start = self._position
+        if self._take("^", "_"):
+            found = _NUMBER_SETS.get(name + self._flat())
+            if found is not None:
+                return found
+            self._position = start
+        return _NUMBER_SETS.get(name, Node("symbol", name=f"\\mathbb {name}"))
+
+    def _lines(self) -> list[Token]:
+        """What stands up to the end of an environment, without the ends of lines that go on with a relation."""
+        lines: list[Token] = []
+        while self.token.kind != "end" and not self._at(r"\end", r"\begin"):
+            token = self._next()
+            if token.text in _RELATIONS and token.kind != "text":
+                while lines and lines[-1].text in ("&", "\\\\"):
+                    lines.pop()
+            if token.text != "&" or token.kind != "sign":
+                lines.append(token)
+        return lines
+
+    def _aligned(self, name: str) -> Node:
+        """Equations below each other."""
+        start, lines = self._position, self._lines()
+        if not self._at(r"\begin"):  # in a matrix the marks are its own
+            self._tokens[start : self._position] = lines
+        self._position = start
+        items = [item for row in self._rows(name) for item in row]
+        return items[0] if len(items) == 1 else Node("several", tuple(items))
+
+    def _cases(self) -> Node:
+        """A system of equations, or the pieces of a function, each with its condition."""
+        start = self._position
+        while self.token.kind != "end" and not self._at(r"\end"):
+            self._next()
+        self._tokens[start : self._position] = _with_conditions_apart(self._tokens[start : self._position])
+        self._position = start
+        rows = self._rows("cases")
+        if not any(len(row) > 1 for row in rows):
+            return Node("several", tuple(item for row in rows for item in row))
+        if not all(len(row) > 1 and _is_condition(*row[1:]) for row in rows):
+            raise Unreadable("cases")
+        return Node("piecewise", tuple(Node("row", (row[0], _conditions(row[1:], []))) for row in rows))
 
     def _rows(self, name: str) -> list[list[Node]]:
         rows: list[list[Node]] = [[]]
@@ -707,6 +803,81 @@ def _figure(name: str, letters: str) -> Node:
         is_angle = name in (r"\angle", r"\measuredangle")
         letters = min(letters, letters[::-1]) if is_angle else "".join(sorted(letters))
     return Node("symbol", name=f"{name} {letters}")
+
+
+def _conditions(items: Sequence[Node], connectives: Sequence[str]) -> Node:
+    """Relations of which all hold (``both``), or of some groups of them one (``several``)."""
+    groups: list[list[Node]] = [[items[0]]]
+    strict = [False]
+    for item, connective in zip_longest(items[1:], connectives[: len(items) - 1], fillvalue=""):
+        if connective == "or":
+            groups.append([])
+            strict.append(False)
+        groups[-1].append(item)
+        strict[-1] = strict[-1] or connective == "and"
+    parts = tuple(
+        group[0] if len(group) == 1 else Node("both", tuple(group), "and" if is_strict else "")
+        for group, is_strict in zip(groups, strict, strict=True)
+    )
+    return parts[0] if len(parts) == 1 else Node("several", parts, "or")
+
+
+def _is_condition(*items: Node) -> bool:
+    if len(items) > 1:
+        return all(item.op == "relation" for item in items)
+    return items[0].op in ("relation", "both", "several", "unit") or items[0].name == _OTHERWISE
+
+
+def _with_conditions_apart(found: list[Token]) -> list[Token]:
+    r"""The lines of cases, with a mark instead of the ``\text{if}`` before a condition."""
+    apart: list[Token] = []
+    for token in found:
+        word, _, rest = token.text.strip(" ,.;").partition(" ")
+        is_last = word.lower() in (_OTHERWISE, "else")
+        if token.kind not in ("text", "word") or not (word.lower() in _IF or is_last):
+            apart.append(token)
+            continue
+        while apart and apart[-1].text in ("&", ","):
+            apart.pop()
+        apart.append(Token("sign", "&"))
+        apart.extend([Token("letter", _OTHERWISE)] if is_last else tokens(rest.strip())[:-1])
+    return apart
+
+
+def _built(elements: Node, condition: Node) -> Node:
+    r"""The set of what stands before the bar: what the condition says of it, if it is no more than a real number."""
+    domain: tuple[Node, ...] = ()
+    if elements.op == "relation" and elements.name == "in":
+        elements, *domain_parts = elements.args
+        domain = tuple(part for part in domain_parts if part.name != r"\mathbb R")
+    if elements.op == "symbol" and not domain and _holds(condition, elements):
+        return condition
+    return Node("builder", (elements, condition, *domain))
+
+
+def _holds(node: Node, part: Node) -> bool:
+    return node == part or any(_holds(one, part) for one in node.args)
+
+
+def _names_something(node: Node) -> bool:
+    return node.op == "symbol" or any(map(_names_something, node.args))
+
+
+def _is_operator(node: Node) -> bool:
+    """Whether a tree is the d, or the power of it, of a derivative."""
+    base = node.args[0] if node.op == "^" else node
+    return base.op == "symbol" and base.name in _DIFFERENTIALS
+
+
+def _is_differential(node: Node) -> bool:
+    return (node.op == "*" and _is_operator(node.args[0])) or (node.op == "call" and node.name == r"\partial")
+
+
+def _derivative(above: Node, below: Node) -> Node:
+    r"""``\frac{dy}{dx}`` is a name; what ``\frac{d}{dx}`` is applied to, the reader cannot differentiate."""
+    if _is_operator(above):
+        raise Unreadable("derivative")
+    return Node("symbol", name=f"{outline(above)}/{outline(below)}")
 
 
 def _gone_on(decimal: str) -> Fraction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from multi_attempt.grading.notation import Unreadable
 from multi_attempt.grading.reading import Node
@@ -46,22 +47,66 @@ def pieces_of(node: Node, budget: Budget) -> list[Piece] | None:
     if node.op == "set":
         return [Piece(item, item, True, True) for item in items_of(node)]
     if node.op == "relation":
-        relation = relation_of(node, Node.__eq__)
-        return pieces_of(relation.value, budget) if relation is not None and relation.kind == "region" else None
-    if node.op in ("union", "several"):
-        pieces: list[Piece] = []
-        for part in node.args:
-            found = pieces_of(part, budget)
-            if found is None:
-                return None
-            pieces.extend(found)
-        return pieces
+        return _pieces_of_relation(node, budget)
+    if node.op in ("union", "several", "both"):
+        found = [pieces_of(part, budget) for part in node.args]
+        if None in found or not _is_about_one(node):
+            return None
+        parts = [part for part in found if part is not None]
+        return _common(parts, node.name == "and", budget) if node.op == "both" else [*chain.from_iterable(parts)]
     if node.op == "minus" and node.args[1].op == "set":
         remaining = pieces_of(node.args[0], budget)
         for item in items_of(node.args[1]) if remaining else []:
             remaining = [part for piece in remaining or [] for part in _without(piece, item, budget)]
         return remaining
     return None
+
+
+def _pieces_of_relation(node: Node, budget: Budget) -> list[Piece] | None:
+    relation = relation_of(node, Node.__eq__)
+    if relation is None or relation.label is None:
+        return None
+    if relation.kind == "region":
+        return pieces_of(relation.value, budget)
+    is_number = relation.kind == "value" and not variables(relation.value)
+    return [Piece(relation.value, relation.value, True, True)] if is_number else None
+
+
+def label_of_conditions(node: Node) -> Node | None:
+    """What relations side by side are about, if it is the same; None if it is not, or they are none."""
+    if node.op == "relation":
+        relation = relation_of(node, Node.__eq__)
+        return relation.label if relation is not None else None
+    if node.op not in ("both", "several"):
+        return None
+    labels = {label_of_conditions(part) for part in node.args}
+    return labels.pop() if len(labels) == 1 else None
+
+
+def _is_about_one(node: Node) -> bool:
+    is_labelled = any(part.op in ("relation", "both", "several") for part in node.args)
+    return not is_labelled or label_of_conditions(node) is not None
+
+
+def _common(parts: list[list[Piece]], is_strict: bool, budget: Budget) -> list[Piece] | None:
+    """Where all conditions hold. Without an "and" between them, those that exclude each other are alternatives."""
+    common = parts[0]
+    try:
+        for others in parts[1:]:
+            common = [both for one in common for other in others if (both := _overlap(one, other, budget))]
+    except Undefined:
+        return None
+    return common if common or is_strict else [*chain.from_iterable(parts)]
+
+
+def _overlap(one: Piece, other: Piece, budget: Budget) -> Piece | None:
+    lows = [(_size(piece.low, budget), not piece.closed_low) for piece in (one, other)]
+    highs = [(_size(piece.high, budget), piece.closed_high) for piece in (one, other)]
+    low, high = (one if lows[0] >= lows[1] else other), (one if highs[0] <= highs[1] else other)
+    (start, is_open), (end, is_closed) = max(lows), min(highs)
+    if start > end or (start == end and (is_open or not is_closed)):
+        return None
+    return Piece(low.low, high.high, low.closed_low, high.closed_high)
 
 
 def merged(pieces: list[Piece], budget: Budget) -> list[Piece]:

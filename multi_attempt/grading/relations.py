@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 
 from multi_attempt.grading.notation import Unreadable
 from multi_attempt.grading.reading import Node
-from multi_attempt.grading.values import CONSTANTS, variables
+from multi_attempt.grading.values import CONSTANTS, Budget, Point, TooLarge, Undefined, value, variables
 
-STRUCTURES = frozenset({"several", "group", "set", "union", "minus", "matrix", "ratio", "relation", "text"})
+STRUCTURES = frozenset({"several", "both", "group", "set", "builder", "union", "minus", "matrix", "piecewise", "ratio",
+                        "relation", "text"})  # fmt: skip
 """Operations of trees that have no value of their own."""
 
 _INFINITY = Node("symbol", name=r"\infty")
@@ -63,6 +65,12 @@ def _equation(parts: list[Node], signs: list[str], compare: Callable[[Node, Node
     if len(parts) == 2 and len(labels) == 2:
         return Relation("value", tuple(parts), signs, parts[0], parts[1])
     if labels and values and (len(values) == 1 or parts[0] is labels[0]):
+        numbers = [part for part in values if not _is_marked(part) and not variables(part)]
+        if not all(compare(one, other) or _is_shortened(one, other) for one, other in pairwise(numbers)):
+            return None  # x = 5 = 3
+        if labels[0].op == "abs" and labels[0].args[0].name in _REAL_UNKNOWNS:
+            both = Node("set", (values[-1], Node("neg", (values[-1],))))
+            return Relation("value", (labels[0].args[0], both), ["="], labels[0].args[0], both)
         # x = 3, 3 = x, and W = m g h = 5: what is said last about the first.
         return Relation("value", (labels[0], values[-1]), ["="], labels[0], values[-1])
     if not labels and not any(part.op in STRUCTURES or variables(part) for part in values):
@@ -83,6 +91,8 @@ def _inequality(parts: list[Node], signs: list[str]) -> Relation:
             if label.op == "abs" and sign in ("<", "<="):
                 region = Node("group", (Node("neg", (bound,)), bound), "()" if sign == "<" else "[]")
                 return Relation("region", (label, bound), [sign], label.args[0], region)
+            if label.op == "abs" and sign in (">", ">=", "!="):
+                return Relation("region", (label, bound), [sign], label.args[0], _outside(bound, sign))
             region = {
                 "<": Node("group", (least, bound), "()"),
                 "<=": Node("group", (least, bound), "(]"),
@@ -103,6 +113,38 @@ def _inequality(parts: list[Node], signs: list[str]) -> Relation:
                 label, region = label.args[0], Node("union", (mirrored, region))
             return Relation("region", (low, label, high), signs, label, region)
     return Relation("chain", tuple(parts), signs)
+
+
+_REAL_UNKNOWNS = frozenset("xyt")
+"""Letters of which an absolute value has two solutions; of others, as of z, it may be what is asked for."""
+
+
+def _outside(bound: Node, sign: str) -> Node:
+    """Where an absolute value is greater than a bound, or another number."""
+    least, infinite = REALS.args
+    opposite = Node("neg", (bound,))
+    if sign == "!=":
+        return Node("minus", (REALS, Node("set", (bound, opposite))))
+    left, right = ("()", "()") if sign == ">" else ("(]", "[)")
+    return Node("union", (Node("group", (least, opposite), left), Node("group", (bound, infinite), right)))
+
+
+def _is_marked(node: Node) -> bool:
+    return node.op in STRUCTURES or node.op in ("unit", "modulo", "base") or any(map(_is_marked, node.args))
+
+
+def _is_shortened(one: Node, other: Node) -> bool:
+    """Whether a decimal is the other number to as many digits as it has: what "x = 1/3 = 0.33" says is no error."""
+    for decimal, number in ((one, other), (other, one)):
+        if decimal.op == "number" and decimal.places > 0:
+            try:
+                exactly = value(number, Point(), Budget())
+            except (Undefined, TooLarge, Unreadable):
+                continue
+            return bool(
+                abs(exactly - Point().constant(decimal.value)) <= Point().constant(Fraction(1, 10**decimal.places))
+            )
+    return False
 
 
 def is_label(node: Node) -> bool:
@@ -141,13 +183,14 @@ def renamed(first: Relation, second: Relation) -> tuple[Node, Node]:
     old, new = right.args[-1], left.args[-1]
     if old.op != "symbol" or new.op != "symbol":
         return first.value, second.value
-    return first.value, _substituted(second.value, old, new)
+    return first.value, substituted(second.value, old, new)
 
 
-def _substituted(node: Node, old: Node, new: Node) -> Node:
+def substituted(node: Node, old: Node, new: Node) -> Node:
+    """A tree with a part in another one's place."""
     if node == old:
         return new
-    return node._replace(args=tuple(_substituted(part, old, new) for part in node.args)) if node.args else node
+    return node._replace(args=tuple(substituted(part, old, new) for part in node.args)) if node.args else node
 
 
 def is_labelled(node: Node) -> bool:

@@ -65,13 +65,71 @@ def _repeating(dice: random.Random) -> Relatives:
     return gold, right, wrong
 
 
+def _time(dice: random.Random) -> Relatives:
+    hour, minutes = dice.randint(1, 11), 2 * dice.randint(5, 29)
+    gold = f"{2 * hour}:{minutes}"
+    return gold, [f"{2 * hour} : {minutes}"], [f"{hour}:{minutes // 2:02}", f"\\frac{{{2 * hour}}}{{{minutes}}}"]
+
+
+def _in_a_base(dice: random.Random) -> Relatives:
+    digits, base = "".join(dice.choices("123", k=3)), dice.randint(4, 9)
+    right = [
+        f"{digits} \\text{{ base }} {base}",
+        f"{digits}_{{\\text{{base }}{base}}}",
+        f"{digits} (base {base})",
+        digits,
+    ]
+    return f"{digits}_{base}", right, [f"{digits}_{{{base + 1}}}", f"{digits} base {base + 1}", str(int(digits, base))]
+
+
+def _without_a_base(dice: random.Random) -> Relatives:
+    digits = "".join(dice.choices("123", k=3))
+    return digits, [], [f"{digits}_{dice.randint(4, 16)}", f"{digits} \\text{{ base }} {dice.randint(4, 9)}"]
+
+
+def _rounded(dice: random.Random) -> Relatives:
+    above, below = dice.randint(1, 500), dice.choice([3, 7, 9, 11, 13, 17, 19])
+    above += not above % below
+    exact = above / below
+    wrong = [f"{exact:.{places}f}" for places in (1, 2, 3)] + [f"{exact + 0.0003:.4f}"]
+    return f"\\frac{{{above}}}{{{below}}}", [f"{exact:.6f}"] if exact > 1 else [], wrong
+
+
+def _region(dice: random.Random) -> Relatives:
+    low = dice.randint(-20, 20)
+    high = low + dice.randint(1, 20)
+    right = [
+        f"x>{low} \\text{{ and }} x \\leq {high}",
+        f"x>{low}, {high}\\geq x",
+        f"\\{{x : {low}<x\\leq {high}\\}}",
+        f"]{low},{high}]",
+        f"({low - 1},{high}] \\cap ({low},{high + 3})",
+    ]
+    wrong = [
+        f"x>{low} \\text{{ or }} x \\leq {high}",
+        f"x>{low} \\text{{ and }} y \\leq {high}",
+        f"\\{{x \\in \\mathbb{{Z}} : {low}<x\\leq {high}\\}}",
+        f"]{low},{high}[",
+        f"({low - 1},{high}] \\cup ({low},{high + 3})",
+    ]
+    return f"({low},{high}]", right, wrong
+
+
+def _outside(dice: random.Random) -> Relatives:
+    bound = dice.randint(1, 50)
+    right = [f"x<-{bound} \\text{{ or }} x>{bound}", f"(-\\infty,-{bound})\\cup({bound},\\infty)", f"{bound}<|x|"]
+    return f"|x|>{bound}", right, [f"x>{bound}", f"({bound},\\infty)", f"x<-{bound} \\text{{ and }} x>{bound}"]
+
+
+def _chain(dice: random.Random) -> Relatives:
+    value, other = dice.sample(range(2, 99), 2)
+    return str(value), [f"x={value - 1}+1={value}"], [f"x={other}={value}", f"x={value}={other}", f"{other}=x={value}"]
+
+
 RELATIVES: list[Callable[[random.Random], Relatives]] = [
-    _raised,
-    _lowered,
-    _rooted,
-    _with_unseen_characters,
-    _repeating,
-]
+    _raised, _lowered, _rooted, _with_unseen_characters, _repeating, _time, _in_a_base, _without_a_base, _rounded,
+    _region, _outside, _chain,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", RELATIVES, ids=lambda make: make.__name__.strip("_"))
