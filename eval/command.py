@@ -15,9 +15,10 @@ from multi_attempt.evaluation.evaluate import Model, Question, Settings, evaluat
 from multi_attempt.evaluation.protocols import PROTOCOLS
 from multi_attempt.evaluation.run_files import EPISODES_FILE, EVALUATION_FILE, SETTINGS_FILE
 from multi_attempt.evaluation.statistics import MACRO
+from multi_attempt.evaluation.tables import in_range, interval_of
 
 FAILED = 1
-"""Exit status when the engine was lost, or episodes failed for good: their figures leave them out."""
+"""Exit status when the engine was lost, or episodes failed for good: their figures are ranges."""
 
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -112,8 +113,9 @@ def run(arguments: argparse.Namespace) -> int:
         return FAILED
     for model in figures["models"]:
         for protocol, results in model["results"].items():
-            shares = zip(figures["attempts"], results[MACRO]["accuracy"], strict=True)
-            line = ", ".join(f"{k}: {'failed' if share is None else format(share, '.1%')}" for k, share in shares)
+            found = interval_of(results[MACRO])
+            shares = zip(figures["attempts"], found.value, found.most, strict=True)
+            line = ", ".join(f"{k}: {in_range(least, most, _percent)}" for k, least, most in shares)
             print(f"{model['name']}, {protocol}: accuracy by attempts {line}")
     return _report_failures(figures["models"], arguments.output)
 
@@ -123,11 +125,15 @@ def _report_failures(models: list[dict[str, Any]], output: Path) -> int:
     if not failed:
         return 0
     print(
-        f"{failed} episodes failed; they are left out of the figures, not counted as wrong. "
+        f"{failed} episodes failed; a figure that they are part of is a range, from all of them wrong to all right. "
         f"{output / EPISODES_FILE} says why (error); the same command tries them again.",
         file=sys.stderr,
     )
     return FAILED
+
+
+def _percent(share: float | None) -> str:
+    return "failed" if share is None else f"{share:.1%}"
 
 
 def _notes(arguments: argparse.Namespace, chosen: chosen_settings.Chosen) -> Iterator[str]:

@@ -30,7 +30,7 @@ LEGEND_ROW = 0.21
 
 
 class Line(NamedTuple):
-    """A curve of shares. Values may be None; low and high are empty without an interval."""
+    """A curve of shares. Values may be None; low and high are empty without an interval, most without ranges."""
 
     name: str
     colour: str
@@ -38,6 +38,7 @@ class Line(NamedTuple):
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     dotted: bool = False
+    most: Sequence[float | None] = ()
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -96,9 +97,10 @@ def end_labels(axes: Axes, lines: Sequence[Line], labels: Sequence[str], inches:
 
 
 def share(line: Line) -> str:
-    """The last value of a line in percent; nothing where it has none."""
-    last = next((value for value in reversed(line.values) if value is not None), None)
-    return "" if last is None else f"{last:.0%}"
+    """The last value of a line in percent, or the range that it is in; nothing where it has none."""
+    ranges = zip(line.values, line.most or line.values, strict=True)
+    last = next((found for found in reversed([*ranges]) if found[0] is not None), None)
+    return "" if last is None else " to ".join(dict.fromkeys(f"{end:.0%}" for end in last if end is not None))
 
 
 def fitted(text: str, width: int, lines: int = 1) -> str:

@@ -18,7 +18,8 @@ def model_figures(benchmarks: Benchmarks, protocols: Sequence[str], rules: Rules
     """``results`` and ``scores`` of one model, by protocol.
 
     ``results`` has accuracy with its interval, and the measures, for each benchmark and both means; ``scores`` has each
-    question's score, from which models are compared.
+    question's score, from which models are compared. Where questions failed, accuracy is a range, from ``accuracy``
+    with all of them wrong to ``accuracy_at_most`` with all of them right, and the measures are of the others.
     """
     results, scores = {}, {}
     for protocol in protocols:
@@ -62,7 +63,8 @@ def _figures(interval: Interval, rows: Sequence[list[Scored | None]], measures: 
     return {
         "questions": len(rows),
         "failed": sum(None in row for row in rows),
-        **{"accuracy": interval.value, "low": interval.low, "high": interval.high},
+        "failed_by_attempts": interval.failed,
+        **{"accuracy": interval.value, "accuracy_at_most": interval.most, "low": interval.low, "high": interval.high},
         "measures": measures,
     }
 

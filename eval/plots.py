@@ -19,7 +19,7 @@ from multi_attempt.evaluation.drawing import FAINT, INK, LEGEND_ROW, MUTED, SMOO
 from multi_attempt.evaluation.paper import paper_curves
 from multi_attempt.evaluation.seeds import HIGH, LOW
 from multi_attempt.evaluation.statistics import MACRO
-from multi_attempt.evaluation.tables import benchmark_groups, figures_of
+from multi_attempt.evaluation.tables import benchmark_groups, figures_of, interval_of
 
 __all__ = [
     "PANELS",
@@ -186,7 +186,7 @@ def protocols(evaluation: Mapping[str, Any]) -> Figure:
         for index, protocol in enumerate(name for name in evaluation["protocols"] if name in model["results"]):
             colour = PROTOCOL_COLOURS.get(protocol, STRONG[index % len(STRONG)])
             figures = figures_of(model, protocol, key)
-            lines.append(Line(protocol, colour, figures["accuracy"], figures["low"], figures["high"]))
+            lines.append(_line(protocol, colour, figures))
         panels.append((model["name"], lines))
     figure, axes = drawing.panels(len(panels), top=0.65, right=1.4)
     limits = drawing.limits([line for _, lines in panels for line in lines])
@@ -210,10 +210,15 @@ def model_colours(count: int) -> list[str]:
 def _model_lines(evaluation: Mapping[str, Any], protocol: str, group: str) -> list[Line]:
     models = evaluation["models"]
     return [
-        Line(model["name"], colour, *(figures_of(model, protocol, group)[name] for name in ("accuracy", "low", "high")))
+        _line(model["name"], colour, figures_of(model, protocol, group))
         for model, colour in zip(models, model_colours(len(models)), strict=True)
         if protocol in model["results"]
     ]
+
+
+def _line(name: str, colour: str, figures: Mapping[str, Any]) -> Line:
+    interval = interval_of(figures)
+    return Line(name, colour, interval.value, interval.low, interval.high, most=interval.most)
 
 
 def _draw(
@@ -237,6 +242,10 @@ def _draw(
             if len(attempts) == 1:
                 axes.vlines(places, band[0], band[1], color=line.colour, alpha=0.35, linewidth=6)
             axes.fill_between(places, band[0], band[1], color=line.colour, alpha=shade, linewidth=0)
+        if line.most:
+            axes.vlines(
+                places, values, [drawing.number(value) for value in line.most], color=line.colour, linewidth=1.6
+            )
         axes.plot(
             places, values, color=line.colour, linewidth=1.6 if line.dotted else 2.2, marker="o",
             linestyle=(0, (1, 1.6)) if line.dotted else "-", markersize=3.5 if line.dotted else 5.5,

@@ -28,6 +28,8 @@ from multi_attempt.evaluation.tables import (
     ProtocolTables,
     benchmark_groups,
     figures_of,
+    in_range,
+    interval_of,
     latex,
     markdown,
     protocol_tables,
@@ -151,20 +153,25 @@ def _accuracy_sentences(evaluation: Mapping[str, Any]) -> Iterator[str]:
     protocol, attempts = main_protocol(evaluation), evaluation["attempts"]
     key, words = benchmark_groups(evaluation)[0]
     models = [model for model in evaluation["models"] if protocol in model["results"]]
-    ends = [(values[0], values[-1]) for values in (figures_of(model, protocol, key)["accuracy"] for model in models)]
+    figures = [figures_of(model, protocol, key) for model in models]
+    ranges = [[*zip(found.value, found.most, strict=True)] for found in map(interval_of, figures)]
+    ends = [(found[0], found[-1]) for found in ranges]
     fewest, most = attempts[0], attempts[-1]
     subject = "Accuracy" if len(evaluation["benchmarks"]) == 1 else f"Accuracy, {words},"
     plural = "s" if fewest > 1 else ""
 
-    def gained(first: float | None, last: float | None) -> str:
-        return "not measured" if first is None or last is None else f"{100 * (last - first):+.1f}"
+    def percent(ends: _Range) -> str:
+        return in_range(*ends, _percent)
+
+    def gained(first: _Range, last: _Range) -> str:
+        return in_range(_less(last[0], first[1]), _less(last[1], first[0]), _points)
 
     if len(models) > 2:
         for model, (first, last) in zip(models, ends, strict=True):
-            rest = f", {_percent(last)} with {most} ({gained(first, last)} points)" if len(attempts) > 1 else ""
-            yield f"{model['name']}: {subject.lower()} {_percent(first)} with {fewest} attempt{plural}{rest}"
+            rest = f", {percent(last)} with {most} ({gained(first, last)} points)" if len(attempts) > 1 else ""
+            yield f"{model['name']}: {subject.lower()} {percent(first)} with {fewest} attempt{plural}{rest}"
         return
-    firsts, lasts = (" -> ".join(map(_percent, values)) for values in zip(*ends, strict=True))
+    firsts, lasts = (" -> ".join(map(percent, values)) for values in zip(*ends, strict=True))
     rest = f"; with {most}: {lasts}" if len(attempts) > 1 else ""
     yield f"{subject} with {fewest} attempt{plural}: {firsts}{rest}"
     if len(attempts) > 1:
@@ -188,5 +195,17 @@ def _training_sentences(metrics: Sequence[Mapping[str, Any]], prefix: str = "") 
             yield f"{prefix}{words}: first {steps} {first:{form}} -> last {steps} {last:{form}}"
 
 
+_Range = tuple["float | None", "float | None"]
+"""The least and the most that a value can be."""
+
+
 def _percent(share: float | None) -> str:
     return "not measured" if share is None else f"{share:.1%}"
+
+
+def _points(share: float | None) -> str:
+    return "not measured" if share is None else f"{100 * share:+.1f}"
+
+
+def _less(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other

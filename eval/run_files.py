@@ -341,6 +341,9 @@ def _check_figures(figures: _Node, count: int) -> None:
         figures[name].get(int)
     for name in ("accuracy", "low", "high"):
         figures[name].numbers(count, most=1)
+    if "accuracy_at_most" in figures.value:  # earlier versions have none
+        figures["accuracy_at_most"].numbers(count, most=1)
+        figures["failed_by_attempts"].numbers(count)
     for _, values in figures["measures"].items():
         values.numbers(count)
 

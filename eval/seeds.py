@@ -16,6 +16,7 @@ import numpy as np
 from scipy import stats
 
 from multi_attempt.evaluation.statistics import CONFIDENCE, MACRO, WEIGHTED
+from multi_attempt.evaluation.tables import interval_of
 
 LOW, HIGH = "low", "high"
 """Suffixes of a training metric's name, after a colon: the ends of its interval."""
@@ -119,15 +120,19 @@ def _results(seeds: Sequence[Mapping[str, _Figures]], benchmarks: Sequence[str])
 def _figures(seeds: Sequence[Sequence[_Figures]], weights: Sequence[float]) -> dict[str, Any]:
     """The figures of some benchmarks together, a weight for each of them, on the mean over seeds.
 
-    An accuracy that was not measured leaves its mean unmeasured; measures are means of those there are.
+    An accuracy that was not measured leaves its mean unmeasured, and one that is a range makes it a range; measures are
+    means of those there are.
     """
 
     def table(values_of: Callable[[_Figures], Sequence[float | None]]) -> np.ndarray:
         """Shape [seeds, benchmarks, numbers of attempts], NaN where nothing was measured."""
         return np.array([[values_of(figures) for figures in seed] for seed in seeds], dtype=float)
 
-    accuracies = np.average(table(lambda figures: figures["accuracy"]), axis=1, weights=weights)
-    estimates = [None if np.isnan(column).any() else estimate(column.tolist()) for column in accuracies.T]
+    def estimates(values_of: Callable[[_Figures], Sequence[float | None]]) -> list[Estimate | None]:
+        means = np.average(table(values_of), axis=1, weights=weights)
+        return [None if np.isnan(column).any() else estimate(column.tolist()) for column in means.T]
+
+    least, most = estimates(lambda figures: interval_of(figures).value), estimates(lambda one: interval_of(one).most)
     measures = {}
     for name in seeds[0][0]["measures"]:
         measured = np.ma.masked_invalid(table(lambda figures, name=name: figures["measures"][name]))  # type: ignore[misc]
@@ -135,9 +140,14 @@ def _figures(seeds: Sequence[Sequence[_Figures]], weights: Sequence[float]) -> d
     return {
         "questions": sum(figures["questions"] for figures in seeds[0]),
         "failed": sum(figures["failed"] for seed in seeds for figures in seed),
-        "accuracy": [found and found.value for found in estimates],
-        "low": [found and _share(found.low) for found in estimates],
-        "high": [found and _share(found.high) for found in estimates],
+        "failed_by_attempts": [
+            sum(column)
+            for column in zip(*(interval_of(figures).failed for seed in seeds for figures in seed), strict=True)
+        ],
+        "accuracy": [found and found.value for found in least],
+        "accuracy_at_most": [found and found.value for found in most],
+        "low": [found and _share(found.low) for found in least],
+        "high": [found and _share(found.high) for found in most],
         "measures": measures,
     }
 

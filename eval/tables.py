@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from multi_attempt.evaluation.paper import paper_curves
-from multi_attempt.evaluation.statistics import MACRO, WEIGHTED, difference
+from multi_attempt.evaluation.statistics import MACRO, WEIGHTED, Interval, difference
 
 MEASURES = {
     "first_attempt_accuracy": ("right at the first attempt, %", 100),
@@ -32,7 +32,7 @@ _NOTHING = "-"
 
 
 class Cell(NamedTuple):
-    """A value, and its interval where it has one."""
+    """A value, or a range of values; and its interval where it has one, with the number of questions that failed."""
 
     value: str
     interval: str = ""
@@ -67,7 +67,7 @@ class ProtocolTables(NamedTuple):
     Attributes:
         protocol: its name.
         information: what the model is told under it, in a sentence.
-        failed: sentences on the questions that failed and so are left out.
+        failed: sentences on the questions that failed.
         tables: accuracy first.
     """
 
@@ -134,12 +134,12 @@ def _accuracy(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Map
         rows = []
         for model in models:
             figures = figures_of(model, protocol, key)
-            rows.append(Row(model["name"], _cells(figures["accuracy"], figures["low"], figures["high"], _percent)))
+            rows.append(Row(model["name"], _cells(interval_of(figures), _percent)))
         if key == MACRO:
             for name, values in paper_curves(evaluation, protocol).items():
                 rows.append(Row(name, [Cell(_percent(value)) for value in values]))
         groups.append(Group(words, rows))
-    note = "Percent of questions, by the attempts allowed; in brackets the 95% interval."
+    note = f"Percent of questions, by the attempts allowed; in brackets the 95% interval.{_range_note(groups)}"
     return Table(f"Accuracy, {protocol}", note, evaluation["attempts"], groups)
 
 
@@ -154,23 +154,30 @@ def _differences(evaluation: Mapping[str, Any], protocol: str, models: Sequence[
     for key, words in benchmark_groups(evaluation):
         rows = []
         for name, found in differences.items():
-            if key in found:  # of a benchmark no question may have been answered by both
-                rows.append(Row(name, _cells(found[key].value, found[key].low, found[key].high, _points)))
+            if key in found:  # of a benchmark no question may have been asked both
+                rows.append(Row(name, _cells(found[key], _points)))
         if rows:
             groups.append(Group(words, rows))
-    note = "Points of accuracy, over the questions both answered; in brackets the paired 95% interval."
+    note = f"Points of accuracy, over the questions of both; in brackets the paired 95% interval.{_range_note(groups)}"
     yield Table(f"Difference to {first['name']}, {protocol}", note, evaluation["attempts"], groups)
 
 
 def _measures(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     key = benchmark_groups(evaluation)[0][0]
-    measures = {model["name"]: figures_of(model, protocol, key)["measures"] for model in models}
+    figures = {model["name"]: figures_of(model, protocol, key) for model in models}
+    measures = {name: found["measures"] for name, found in figures.items()}
     groups = []
     others = dict.fromkeys(name for found in measures.values() for name in found if name not in MEASURES)
     for name in [*MEASURES, *others]:  # those without words of ours are shown by their names
         words, factor = MEASURES.get(name, (name, 1))
         rows = [
-            Row(model, [Cell(_NOTHING if value is None else f"{factor * value:.1f}") for value in found[name]])
+            Row(
+                model,
+                [
+                    Cell(_NOTHING if value is None else f"{factor * value:.1f}", _failed_in_words(failed))
+                    for value, failed in zip(found[name], interval_of(figures[model]).failed, strict=True)
+                ],
+            )
             for model, found in measures.items()
             if name in found
         ]
@@ -178,6 +185,8 @@ def _measures(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Map
             groups.append(Group(words, rows))
     if groups:
         note = "Mean of benchmarks, by the attempts allowed." if key == MACRO else "By the attempts allowed."
+        if any(cell.interval for group in groups for row in group.rows for cell in row.cells):
+            note += " Questions that failed are left out of a measure, in which those that did not may seem better."
         yield Table(f"Measures, {protocol}", note, evaluation["attempts"], groups)
 
 
@@ -190,19 +199,52 @@ def _failed(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Mappi
             if found[benchmark["name"]]["failed"]
         ]
         if failed:
-            yield f"{model['name']}: questions that failed, left out and not counted as wrong: {', '.join(failed)}."
+            ranged = all("accuracy_at_most" in found[benchmark["name"]] for benchmark in evaluation["benchmarks"])
+            how = "from all of them wrong to all of them right" if ranged else "left out and not counted as wrong"
+            yield f"{model['name']}: questions that failed, {how}: {', '.join(failed)}."
 
 
-def _cells(
-    values: Sequence[float | None],
-    low: Sequence[float | None],
-    high: Sequence[float | None],
-    form: Callable[[float | None], str],
-) -> list[Cell]:
+def interval_of(figures: Mapping[str, Any]) -> Interval:
+    """Accuracy with its interval, of figures that may be of an earlier version: it had no ranges."""
+    accuracy = figures["accuracy"]
+    return Interval(
+        accuracy,
+        figures.get("accuracy_at_most", accuracy),
+        figures["low"],
+        figures["high"],
+        figures.get("failed_by_attempts", [0] * len(accuracy)),
+    )
+
+
+def in_range(value: float | None, most: float | None, form: Callable[[float | None], str]) -> str:
+    """A value in words, or the range that it is in."""
+    return form(value) if value == most else f"{form(value)} to {form(most)}"
+
+
+def _cells(interval: Interval, form: Callable[[float | None], str]) -> list[Cell]:
     return [
-        Cell(form(value), f"[{form(least)}, {form(most)}]" if least is not None and most is not None else "")
-        for value, least, most in zip(values, low, high, strict=True)
+        Cell(
+            in_range(value, most, form),
+            " ".join(
+                words
+                for words in (
+                    f"[{form(low)}, {form(high)}]" if low is not None and high is not None else "",
+                    _failed_in_words(failed),
+                )
+                if words
+            ),
+        )
+        for value, most, low, high, failed in zip(*interval, strict=True)
     ]
+
+
+def _failed_in_words(failed: int) -> str:
+    return f"{failed} failed" if failed else ""
+
+
+def _range_note(groups: Sequence[Group]) -> str:
+    ranged = any(" failed" in cell.interval for group in groups for row in group.rows for cell in row.cells)
+    return " Where questions failed, from all of them wrong to all of them right." if ranged else ""
 
 
 def _percent(share: float | None) -> str:
@@ -276,9 +318,10 @@ def _latex_table(section: ProtocolTables, table: Table) -> str:
 
 
 def _latex_cell(cell: Cell) -> str:
-    # Figures are set as mathematics, for a true minus.
-    value = "--" if cell.value == _NOTHING else f"${cell.value}$"
-    return f"{value} {{\\scriptsize ${cell.interval}$}}" if cell.interval else value
+    # Figures are set as mathematics, for a true minus; words are not.
+    value = "--" if cell.value == _NOTHING else " to ".join(f"${part}$" for part in cell.value.split(" to "))
+    interval = re.sub(r"\[.*\]", lambda found: f"${found[0]}$", cell.interval)
+    return f"{value} {{\\scriptsize {interval}}}" if interval else value
 
 
 def _one_line(text: str) -> str:

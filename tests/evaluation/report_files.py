@@ -34,12 +34,17 @@ def training_step(step: int, reward: float | None = 0.0) -> dict[str, Any]:
 
 
 def figures(accuracy: Sequence[float | None], failed: int = 0, width: float = 0.05) -> dict[str, Any]:
+    """Figures of which the last may be better by ``failed`` questions, as many as failed there."""
+    by_attempts = [0] * (len(accuracy) - 1) + [failed]
+    most = [value if value is None else value + lost / 30 for value, lost in zip(accuracy, by_attempts, strict=True)]
     return {
         "questions": 30,
         "failed": failed,
+        "failed_by_attempts": by_attempts,
+        "accuracy_at_most": most,
         "accuracy": list(accuracy),
         "low": [None if value is None else max(0.0, value - width) for value in accuracy],
-        "high": [None if value is None else min(1.0, value + width) for value in accuracy],
+        "high": [None if value is None else min(1.0, value + width) for value in most],
         "measures": {
             "first_attempt_accuracy": [accuracy[0]] * len(accuracy),
             "right_after_wrong": [None, *([0.25] * (len(accuracy) - 1))],

@@ -284,15 +284,35 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path: Path) -> None:
         evaluate([model], ask("a"), settings(), ScriptedEngine(solved_at({})), tmp_path / "run")
 
 
-def test_a_failed_episode_is_reported_left_out_and_tried_again(tmp_path: Path) -> None:
+def test_failed_questions_do_not_flatter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def failing(question: str, budget: int, attempt: int, request: Request) -> str:
+        if int(question) >= 6 and attempt == 2:
+            raise ConnectionError("the line is dead")
+        return box(4 if int(question) < 4 or attempt == 2 else 5)
+
+    asked = ask(*map(str, range(10)))
+    entry = run(failing, tmp_path, "oracle", "single-run", questions=asked, attempts=2, concurrency=20)
+    for protocol in ("oracle", "single-run"):
+        for figures in (entry["results"][protocol][MACRO], entry["results"][protocol]["benchmarks"]["sums"]):
+            assert figures["questions"] == 10
+            assert figures["accuracy"][1] == 0.6
+            assert figures["accuracy_at_most"][1] == 1
+            assert figures["low"][1] < 0.35
+    oracle = entry["results"]["oracle"][MACRO]
+    assert (oracle["accuracy"][0], oracle["accuracy_at_most"][0]) == (0.4, 0.4)
+    assert oracle["failed_by_attempts"] == [0, 4]
+
+
+def test_a_failed_episode_is_reported_makes_a_range_and_is_tried_again(tmp_path: Path) -> None:
     def failing(question: str, budget: int, attempt: int, request: Request) -> str:
         if question == "a" and budget == 2:
             raise ConnectionError("the line is dead")
         return solved_at({"a": 1, "b": 2})(question, budget, attempt, request)
 
     entry = run(failing, tmp_path, "oracle", attempts=3)
-    # a would be right; without it one of three is right with 2 attempts.
-    assert accuracy(entry, "oracle") == pytest.approx([1 / 4, 1 / 3, 2 / 4])
+    # a would be right; without it b is one of four with 2 attempts.
+    assert accuracy(entry, "oracle") == [1 / 4, 1 / 4, 2 / 4]
+    assert entry["results"]["oracle"][MACRO]["accuracy_at_most"] == [1 / 4, 2 / 4, 2 / 4]
     assert entry["failed"] == 1
     assert entry["results"]["oracle"][MACRO]["failed"] == 1
     assert entry["scores"]["oracle"]["sums"]["a"] == [1, None, 1]

@@ -118,7 +118,7 @@ def test_whole_report(tmp_path: Path) -> None:
     for text in ("40.1% → 62.5%", "[56.3, 66.3]", "What the model is told under oracle.", "greedy decoding"):
         assert text in page.text
     for text in (page.text, (run / "table.md").read_text(), (run / "table.tex").read_text()):
-        assert "before: questions that failed, left out and not counted as wrong: 3 of 256 in toy." in text
+        assert "before: questions that failed, from all of them wrong to all of them right: 3 of 256 in toy." in text
     assert "/private/place" not in path.read_text(encoding="utf-8")
 
 
@@ -197,6 +197,43 @@ def test_tables_have_figures_differences_and_measures() -> None:
     found = {group.label: group.rows[0].cells for group in measures.groups}
     assert found["right after a wrong attempt, %"] == [("-", ""), ("25.0", "")]
     assert found["tokens generated for a question"] == [("123.5", "")] * 2
+
+
+def test_what_failed_is_a_range_in_every_cell_and_sentence(tmp_path: Path) -> None:
+    content = evaluation()
+    results = content["models"][1]["results"]["oracle"]
+    results["macro"] = results["weighted"] = results["benchmarks"]["toy"] = figures([0.4, 0.6], failed=12, width=0.2)
+    content["models"][1]["scores"]["oracle"]["toy"] = {
+        f"q{number}": [float(number < 4), 1.0 if number < 6 else None] for number in range(10)
+    }
+    section = tables.protocol_tables(content)[0]
+    accuracy, difference, measures = section.tables
+    assert accuracy.groups[0].rows[1].cells == [("40.0", "[20.0, 60.0]"), ("60.0 to 100.0", "[40.0, 100.0] 12 failed")]
+    assert accuracy.note.endswith("Where questions failed, from all of them wrong to all of them right.")
+    # The first model solves 6 of the ten with 5 attempts, and no question of its fails.
+    assert difference.groups[0].rows[0].cells[1].value == "+0.0 to +40.0"
+    assert difference.groups[0].rows[0].cells[1].interval.endswith(" 4 failed")
+    assert measures.groups[0].rows[1].cells == [("40.0", ""), ("40.0", "12 failed")]
+    assert measures.groups[0].rows[0].cells[1].interval == ""
+    assert r"$60.0$ to $100.0$ {\scriptsize $[40.0, 100.0]$ 12 failed}" in tables.latex([section])
+    assert "60.0 to 100.0 [40.0, 100.0] 12 failed" in tables.markdown([section])
+    sentences = report.headline([], content)
+    assert sentences[0] == "Accuracy with 1 attempt: 40.1% -> 40.0%; with 5: 61.3% -> 60.0% to 100.0%"
+    assert sentences[1].endswith("instead of 1: +21.2 -> +20.0 to +60.0")
+    assert "60% to 100%" in drawn_text(plots.accuracy_by_attempts(content))
+    page = read_page(report.write_report(write_run(tmp_path, content=content)))
+    assert "left out, never counted" not in page.text
+
+
+def test_figures_of_an_earlier_version_say_that_they_leave_out_what_failed(tmp_path: Path) -> None:
+    content = evaluation()
+    for entry in content["models"]:
+        for found in (*entry["results"]["oracle"]["benchmarks"].values(), entry["results"]["oracle"]["macro"]):
+            found.pop("accuracy_at_most", None)
+            found.pop("failed_by_attempts", None)
+    content["models"][0]["results"]["oracle"]["benchmarks"]["toy"]["failed"] = 3
+    report.write_report(write_run(tmp_path, content=content))
+    assert "questions that failed, left out and not counted as wrong: 3 of 256" in (tmp_path / "table.md").read_text()
 
 
 def test_markdown_shows_text_as_it_is() -> None:
