@@ -7,8 +7,9 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from multi_attempt.data import read_evaluation_source
 from multi_attempt.evaluation import settings as chosen_settings
 from multi_attempt.evaluation.engines import Engine, EngineLost, InProcess, Server
 from multi_attempt.evaluation.evaluate import Model, Question, Settings, evaluate
@@ -100,9 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     models = _checked(named, arguments.server)
     engine = _engine(arguments, chosen)
-    questions = [question for files in arguments.data for path in files for question in read_questions(path)]
-    _check_ids(questions)
-    print(f"multi-attempt eval: {'; '.join(_notes(arguments, chosen))}", file=sys.stderr)
+    rows = [row for files in arguments.data for path in files for row in _read_rows(path)]
+    questions = _once(rows)
+    copies = [f"{len(rows) - len(questions)} rows repeat a question, which counts once"] * (len(rows) > len(questions))
+    print(f"multi-attempt eval: {'; '.join([*_notes(arguments, chosen), *copies])}", file=sys.stderr)
     if arguments.restart and arguments.output.is_dir():
         for name in (SETTINGS_FILE, EPISODES_FILE, EVALUATION_FILE):
             (arguments.output / name).unlink(missing_ok=True)
@@ -213,9 +215,30 @@ def _engine(arguments: argparse.Namespace, chosen: chosen_settings.Chosen) -> En
 def read_questions(path: Path) -> list[Question]:
     """The questions of a Parquet or JSON lines file in verl's schema, or of a folder with a ``test.parquet``.
 
+    A question counts once, however many rows hold it: a validation set has one for each number of attempts.
+
     Raises:
-        ValueError: the file is missing, empty, or holds a row without question or answer.
+        ValueError: the file is missing, empty, or holds a row without question or answer, or different questions of the
+            same name.
     """
+    return _once(_read_rows(path))
+
+
+class _Row(NamedTuple):
+    """A row of a file.
+
+    Attributes:
+        file: which.
+        question: that it holds.
+        attempts: how many it allows in training, None where it does not say.
+    """
+
+    file: Path
+    question: Question
+    attempts: int | None
+
+
+def _read_rows(path: Path) -> list[_Row]:
     import datasets
 
     file = path / "test.parquet" if path.is_dir() else path
@@ -226,13 +249,13 @@ def read_questions(path: Path) -> list[Question]:
         rows = datasets.load_dataset(kind, data_files=str(file), split="train")
     except datasets.exceptions.DatasetGenerationError as error:
         raise ValueError(f"--data = {str(file)!r} is no {kind} file: {error.__cause__ or error}") from error
-    questions = [_question(row, file, number) for number, row in enumerate(rows)]
+    questions = [_row(row, file, number) for number, row in enumerate(rows)]
     if not questions:
         raise ValueError(f"--data = {str(file)!r} holds no questions")
     return questions
 
 
-def _question(row: dict[str, Any], file: Path, number: int) -> Question:
+def _row(row: dict[str, Any], file: Path, number: int) -> _Row:
     try:
         text, gold = row["prompt"][-1]["content"], row["reward_model"]["ground_truth"]
         benchmark = row.get("data_source") or file.stem
@@ -242,15 +265,40 @@ def _question(row: dict[str, Any], file: Path, number: int) -> Question:
     if not isinstance(text, str) or not isinstance(gold, str):
         raise ValueError(f"{file}: row {number}: question and answer must be texts, not {text!r} and {gold!r}")
     name = extra_info.get("id") or extra_info.get("index", number)
-    return Question(str(name), str(benchmark), text, gold)
+    attempts = extra_info.get("attempts")
+    return _Row(file, Question(str(name), _without_attempts(str(benchmark), attempts), text, gold), attempts)
 
 
-def _check_ids(questions: list[Question]) -> None:
-    seen: set[tuple[str, str]] = set()
-    for question in questions:
-        if (question.benchmark, question.id) in seen:
+def _without_attempts(data_source: str, attempts: Any) -> str:
+    """The set that questions are of, which ``multi-attempt data`` calls NAME_K_attempts or test/NAME_K_attempts."""
+    evaluation = read_evaluation_source(data_source)
+    return evaluation[0] if evaluation else data_source.removesuffix(f"_{attempts}_attempts")
+
+
+def _once(rows: list[_Row]) -> list[Question]:
+    """Each question once.
+
+    Rows of one question and answer are the same question in the same benchmark; and in one file, whatever the rows say
+    of their benchmark, where they allow different numbers of attempts.
+
+    Raises:
+        ValueError: different questions of a benchmark have the same name.
+    """
+    kept: dict[tuple[str, str], list[_Row]] = {}
+    named: dict[tuple[str, str], Question] = {}
+    for row in rows:
+        question = row.question
+        same = kept.setdefault((question.text, question.gold), [])
+        if any(
+            question.benchmark == other.question.benchmark
+            or (row.file == other.file and row.attempts != other.attempts)
+            for other in same
+        ):
+            continue
+        same.append(row)
+        if named.setdefault((question.benchmark, question.id), question) is not question:
             raise ValueError(
                 f"--data: two questions of {question.benchmark} are called {question.id!r}; give each an extra_info.id "
-                "of its own, and name each file once"
+                "of its own, or evaluate one file after the other"
             )
-        seen.add((question.benchmark, question.id))
+    return list(named.values())
