@@ -14,7 +14,7 @@ from multi_attempt.evaluation import settings as chosen_settings
 from multi_attempt.evaluation.engines import Engine, EngineLost, InProcess, Server
 from multi_attempt.evaluation.evaluate import Model, Question, Settings, evaluate
 from multi_attempt.evaluation.protocols import PROTOCOLS
-from multi_attempt.evaluation.run_files import EPISODES_FILE, EVALUATION_FILE, SETTINGS_FILE
+from multi_attempt.evaluation.run_files import EPISODES_FILE
 from multi_attempt.evaluation.statistics import MACRO
 from multi_attempt.evaluation.tables import in_range, interval_of
 
@@ -105,11 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     questions = _once(rows)
     copies = [f"{len(rows) - len(questions)} rows repeat a question, which counts once"] * (len(rows) > len(questions))
     print(f"multi-attempt eval: {'; '.join([*_notes(arguments, chosen), *copies])}", file=sys.stderr)
-    if arguments.restart and arguments.output.is_dir():
-        for name in (SETTINGS_FILE, EPISODES_FILE, EVALUATION_FILE):
-            (arguments.output / name).unlink(missing_ok=True)
     try:
-        figures = evaluate(models, questions, settings, engine, arguments.output)
+        figures = evaluate(models, questions, settings, engine, arguments.output, arguments.restart)
     except EngineLost as error:
         print(f"multi-attempt eval: {error}", file=sys.stderr)
         return FAILED

@@ -132,7 +132,12 @@ class Settings:
 
 
 def evaluate(
-    models: Sequence[Model], questions: Sequence[Question], settings: Settings, engine: Engine, output: Path
+    models: Sequence[Model],
+    questions: Sequence[Question],
+    settings: Settings,
+    engine: Engine,
+    output: Path,
+    restart: bool = False,
 ) -> dict[str, Any]:
     """Evaluate models, one after the other, into a folder; goes on where an earlier run in it was.
 
@@ -142,6 +147,7 @@ def evaluate(
         settings: what and how.
         engine: where answers come from.
         output: the folder, see :mod:`multi_attempt.evaluation.records`.
+        restart: throw away what the folder holds of an earlier evaluation, as soon as this one can begin.
 
     Returns:
         What ``eval.json`` holds.
@@ -157,7 +163,7 @@ def evaluate(
     partners = {model: engine.prepare(model.path, settings.dialogue) for model in models}
     contexts = {model.name: partner.context for model, partner in partners.items()}
     partners = {model: _with_room(model, partner, questions, settings) for model, partner in partners.items()}
-    with Records(output, settings.fingerprint(questions), digests, contexts) as records:
+    with Records(output, settings.fingerprint(questions), digests, contexts, restart) as records:
         grader = GraderSettings(policies=settings.dialogue.policies).make()
         try:
             rules = Rules(settings.attempts, settings.samples, lambda one, other: grader.grade(one, other).correct)

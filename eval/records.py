@@ -16,7 +16,13 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from multi_attempt.evaluation.protocols import Kind, Outcome, Played
-from multi_attempt.evaluation.run_files import EPISODES_FILE, EVALUATION_FILE, SETTINGS_FILE
+from multi_attempt.evaluation.run_files import (
+    EPISODES_FILE,
+    EVALUATION_FILE,
+    SETTINGS_FILE,
+    parse_episode,
+    read_settings,
+)
 
 
 class Place(NamedTuple):
@@ -40,10 +46,12 @@ class Records:
         settings: what all episodes depend on.
         models: for each model what tells its weights from others.
         contexts: for each model the tokens that prompt and response can have, if they are known.
+        restart: throw away what the folder holds of an earlier evaluation.
 
     Raises:
         ValueError: the folder's episodes were made with other settings, or of other weights under the same name, or
-            another process writes to it.
+            nobody knows with which, or a file was changed into what is none of an evaluation, or another process writes
+            to it.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class Records:
         settings: Mapping[str, Any],
         models: Mapping[str, str],
         contexts: Mapping[str, int | None],
+        restart: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -62,9 +71,11 @@ class Records:
             self._file.close()
             raise ValueError(f"--output = {str(folder)!r}: another evaluation is writing there") from error
         try:
+            if restart:
+                self._clear()
             self._check(json.loads(json.dumps(settings)), models, contexts)
             self.played = self._read()
-        except ValueError:
+        except BaseException:
             self._file.close()
             raise
 
@@ -91,10 +102,21 @@ class Records:
         """Write ``eval.json``."""
         return _write(self.folder / EVALUATION_FILE, figures)
 
+    def _clear(self) -> None:
+        """Throw away an earlier evaluation. Its file stays, since others find by it whether this one is writing."""
+        self._file.truncate(0)
+        for name in (SETTINGS_FILE, EVALUATION_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+
     def _check(self, settings: dict[str, Any], models: Mapping[str, str], contexts: Mapping[str, int | None]) -> None:
         path = self.folder / SETTINGS_FILE
-        known = json.loads(path.read_text()) if path.is_file() else {**settings, "models": {}, "contexts": {}}
         anew = "name another folder, or --restart to begin anew there"
+        if not path.is_file() and os.fstat(self._file.fileno()).st_size:
+            raise ValueError(
+                f"--output = {str(self.folder)!r} holds episodes, but no {SETTINGS_FILE}, which says how they were "
+                f"made; put it back, or {anew}"
+            )
+        known = read_settings(path) if path.is_file() else {**settings, "models": {}, "contexts": {}}
         for name, value in settings.items():
             if known.get(name) != value:
                 raise ValueError(
@@ -125,12 +147,10 @@ class Records:
             if not line.endswith(b"\n"):
                 break
             whole += len(line)
-            try:
-                row = json.loads(line)
-                kind = Kind(row["protocol"], row["budget"], row["sample"])
-                _note(played, Place(row["model"], row["benchmark"], row["id"], kind), row)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.folder / EPISODES_FILE}, line {number}: not an episode ({error!r})") from error
+            if not line.strip():
+                continue
+            key, row = parse_episode(line, f"{self.folder / EPISODES_FILE}, line {number}", ended=True)
+            _note(played, Place(key.model, key.benchmark, key.id, Kind(key.protocol, key.budget, key.sample)), row)
         self._file.truncate(whole)
         return played
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,17 +171,38 @@ def read_benchmarks(path: Path) -> list[dict[str, Any]]:
 
 
 def _logged(path: Path) -> Iterator[tuple[float, _Node]]:
-    """The steps and the metrics of a ``metrics.jsonl``, line by line."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if line.strip():
-            entry = _parsed(line, f"{path}, line {number}")
-            yield entry["step"].get(float), entry["data"] if "data" in entry.value else entry
+    """The steps and the metrics of a ``metrics.jsonl``, line by line, but for a last one that was half-written."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip() and not _is_half_written(line):
+                entry = _parsed(line, f"{path}, line {number}")
+                step = entry["step"].get(float)
+                if not math.isfinite(step):
+                    raise entry["step"].error("a number")
+                yield step, entry["data"] if "data" in entry.value else entry
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read and check a ``run.json``: what the episodes beside it depend on.
+
+    Raises:
+        ReportError: it is malformed.
+    """
+    root = _parsed(path.read_bytes(), str(path))
+    for _, digest in root["models"].items():
+        digest.get(str)
+    return {**root.value, "contexts": _contexts(root)}
+
+
+def _contexts(settings: _Node) -> dict[str, int | None]:
+    # Evaluations of earlier versions have none.
+    contexts = settings["contexts"].items() if "contexts" in settings.value else ()
+    return {name: context.get(int, or_null=True) for name, context in contexts}
 
 
 def _read_contexts(path: Path) -> dict[str, int]:
-    root = _parsed(path.read_bytes(), str(path))
-    contexts = root["contexts"].items() if "contexts" in root.value else ()  # evaluations of earlier versions have none
-    return {name: context.get(int) for name, context in contexts if context.value is not None}
+    contexts = _contexts(_parsed(path.read_bytes(), str(path)))
+    return {name: context for name, context in contexts.items() if context is not None}
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -196,8 +218,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     for name in ("temperature", "sampling_temperature"):
         root[name].get(float)
     root["samples"].get(int)
-    if "settings" in root.value:
-        _check_settings(root["settings"])
+    settings = _settings(root["settings"]) if "settings" in root.value else None
     for benchmark in root["benchmarks"]:
         benchmark["questions"].get(int)
     benchmarks = _names(root["benchmarks"])
@@ -208,8 +229,37 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     _names(root["models"])
     for model in root["models"]:
         _check_model(model, list(root["protocols"].value), benchmarks, len(attempts))
-    evaluation: dict[str, Any] = root.value
-    return evaluation
+    return {**root.value, "settings": settings}
+
+
+def parse_episode(line: bytes, place: str, *, ended: bool = False) -> tuple[EpisodeKey, dict[str, Any]]:
+    """An episode of an ``episodes.jsonl``, and what tells it from others.
+
+    Args:
+        line: of the file.
+        place: of the line, for errors.
+        ended: whether it must also hold what figures are made of, unless it failed.
+
+    Raises:
+        ReportError: it is malformed.
+    """
+    episode = _parsed(line, place)
+    key = _check_episode(episode)
+    if ended and not episode["error"].value:
+        _check_ended(episode, key)
+    row: dict[str, Any] = episode.value
+    return key, row
+
+
+def _is_half_written(line: bytes) -> bool:
+    """Whether this is what a run that was killed, or writes just now, left as the last line of a file."""
+    if line.endswith(b"\n"):
+        return False
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def read_episodes(path: Path) -> EpisodeFile:
@@ -227,13 +277,9 @@ def read_episodes(path: Path) -> EpisodeFile:
             offset += len(line)
             if not line.strip():
                 continue
-            try:
-                episode = _parsed(line, f"{path}, line {number}")
-            except ReportError:
-                if line.endswith(b"\n"):
-                    raise
-                break  # the run was killed while it wrote this
-            key = _check_episode(episode)
+            if _is_half_written(line):
+                break
+            key, _ = parse_episode(line, f"{path}, line {number}")
             # As a run would find it again, the order is of when the episode was last written.
             places.pop(key, None)
             places[key] = (offset - len(line), len(line))
@@ -254,6 +300,8 @@ class _Node:
         fits = isinstance(self.value, (int, float) if kind is float else kind)
         if not fits or (isinstance(self.value, bool) and kind is not bool):
             raise self.error(_WORDS[kind])
+        if kind is float and abs(self.value) > sys.float_info.max and self.value not in (math.inf, -math.inf):
+            raise self.error("a number that a float can hold")
         return self.value
 
     def __getitem__(self, name: str) -> _Node:
@@ -298,6 +346,8 @@ def _parsed(text: bytes, place: str) -> _Node:
     except json.JSONDecodeError as error:
         line = f", line {error.lineno}" if ", line " not in place else ""
         raise ReportError(f"{place}{line}: not JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets within brackets
+        raise ReportError(f"{place}: JSON that cannot be read ({error})") from error
     node.get(dict)
     return node
 
@@ -309,9 +359,12 @@ def _names(records: _Node) -> list[str]:
     return names
 
 
-def _check_settings(settings: _Node) -> None:
+def _settings(settings: _Node) -> dict[str, Any] | None:
+    """What a model was asked with, whole; None as in evaluations of earlier versions, which do not say."""
+    if settings.value is None:
+        return None
     try:
-        DialogueSettings.from_dict(settings.value)
+        return DialogueSettings.from_dict(settings.value).to_dict()
     except ValueError as error:
         raise settings.error(f"what a model was asked with ({error})") from error
 
@@ -346,6 +399,16 @@ def _check_figures(figures: _Node, count: int) -> None:
         figures["failed_by_attempts"].numbers(count)
     for _, values in figures["measures"].items():
         values.numbers(count)
+
+
+def _check_ended(episode: _Node, key: EpisodeKey) -> None:
+    if episode["room"].get(int) < 1:
+        raise episode["room"].error("a number of tokens from 1")
+    if key.budget < 1 or not 1 <= len(episode["attempts"].value) <= key.budget:
+        raise episode["attempts"].error(f"from 1 to as many as the 'budget' of {key.budget}")
+    for attempt in episode["attempts"]:
+        if attempt["tokens"].get(float) < 0:
+            raise attempt["tokens"].error("a number of tokens from 0")
 
 
 def _check_episode(episode: _Node) -> EpisodeKey:

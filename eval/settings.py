@@ -169,10 +169,14 @@ def json_option(flag: str, text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     try:
         if separator:
-            return key, json.loads(value)
-    except json.JSONDecodeError:
+            return key, json.loads(value, parse_constant=_no_number)
+    except ValueError:
         pass
     raise ValueError(f"{flag} = {text!r}: write KEY=JSON, as in enforce_eager=true or load_format='\"auto\"'")
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _limit(text: str) -> int | None:

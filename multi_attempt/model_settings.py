@@ -9,6 +9,7 @@ Training writes it beside a model that it saves, and evaluation asks the model a
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -64,8 +65,8 @@ class DialogueSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1, or none")
-        if self.temperature < 0:
-            raise ValueError(f"temperature = {self.temperature} must be 0 (greedy) or more")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature = {self.temperature} must be 0 (greedy) or a positive number")
 
     @property
     def template_arguments(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scripted import Script, ScriptedEngine, ask, box, settings
 
-from multi_attempt.evaluation.engines import EngineLost, Request
+from multi_attempt.evaluation.engines import EngineLost, Partner, Request
 from multi_attempt.evaluation.evaluate import Model, Settings, evaluate
 from multi_attempt.evaluation.protocols import PROTOCOLS
 from multi_attempt.evaluation.statistics import MACRO, WEIGHTED
@@ -345,6 +345,53 @@ def test_two_evaluations_do_not_write_into_one_folder(tmp_path: Path) -> None:
     assert accuracy(entry, "oracle") == [1]
 
 
+def test_a_run_is_not_restarted_while_another_one_writes(tmp_path: Path) -> None:
+    def nested(question: str, budget: int, attempt: int, request: Request) -> str:
+        if question == "b":
+            with pytest.raises(ValueError, match="another evaluation is writing there"):
+                restarted(solved_at({}), tmp_path, seed=1)
+        return box(4)
+
+    run(nested, tmp_path, "oracle", attempts=1, concurrency=1)
+    assert len(episodes(tmp_path)) == 4
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 0
+
+
+def test_a_restarted_run_begins_anew(tmp_path: Path) -> None:
+    run(solved_at({"a": 1}), tmp_path, "oracle", attempts=1)
+    figures = restarted(solved_at({}), tmp_path, seed=1)
+    assert accuracy(figures["models"][0], "oracle") == [0]
+    assert len(episodes(tmp_path)) == 4
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
+
+
+def test_a_run_that_cannot_begin_throws_nothing_away(tmp_path: Path) -> None:
+    class Gone(ScriptedEngine):
+        def prepare(self, model: str, dialogue: DialogueSettings) -> Partner:
+            raise EngineLost("no such server")
+
+    run(solved_at({}), tmp_path, "oracle", attempts=1)
+    with pytest.raises(EngineLost):
+        evaluate([MODEL], ask("a"), settings(), Gone(solved_at({})), tmp_path, restart=True)
+    assert len(episodes(tmp_path)) == 4
+    assert (tmp_path / "eval.json").exists()
+
+
+def restarted(script: Script, output: Path, **changes: Any) -> dict[str, Any]:
+    how = settings("oracle", attempts=1, **changes)
+    return evaluate([MODEL], ask("a", "b", "c", "d"), how, ScriptedEngine(script), output, restart=True)
+
+
+def test_episodes_of_which_nobody_knows_how_they_were_made_are_not_taken(tmp_path: Path) -> None:
+    run(solved_at({}), tmp_path, "oracle", attempts=1)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"holds episodes, but no run\.json.*name another folder, or --restart"):
+        run(solved_at({}), tmp_path, "oracle", attempts=1, temperature=1.0)
+    assert not (tmp_path / "run.json").exists()
+    restarted(solved_at({}), tmp_path, temperature=1.0)
+    assert len(episodes(tmp_path)) == 4
+
+
 # ---- Bad input ----
 
 
@@ -355,6 +402,8 @@ def test_two_evaluations_do_not_write_into_one_folder(tmp_path: Path) -> None:
         (("oracle",), {"attempts": 0}, "--attempts = 0 must be at least 1"),
         (("oracle",), {"samples": 4}, "--samples = 4 with --temperature = 0: greedy dialogues"),
         (("oracle",), {"temperature": -1.0}, "temperature = -1.0 must be 0"),
+        (("oracle",), {"temperature": float("nan")}, "temperature = nan must be 0"),
+        (("oracle",), {"temperature": float("inf")}, "temperature = inf must be 0"),
         (("oracle",), {"max_response_length": 0}, "max_response_length = 0 must be at least 1"),
     ],
 )

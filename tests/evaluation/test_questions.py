@@ -40,7 +40,7 @@ def test_rows_of_different_attempts_are_one_question_whatever_their_sets_are_cal
 
 
 def test_questions_of_their_own_stay(tmp_path: Path) -> None:
-    """Another answer, another text, another benchmark that allows as many attempts; a name that only looks like ours."""
+    """Of another answer, text, or benchmark that allows as many attempts; and a name that only looks like ours."""
     other = row("2+2", "one", 1) | {"reward_model": {"style": "rule", "ground_truth": "5"}}
     rows = [row("2+2", "one", 0), other, row("2+ 2", "one", 2), row("2+2", "two", 3), row("1", "in_2_attempts", 4, 5)]
     found = read_questions(written(tmp_path / "test.parquet", rows))
@@ -63,5 +63,7 @@ def test_an_evaluation_set_with_attempts_is_that_without(tmp_path: Path) -> None
 def test_different_questions_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps(row(text, "mine", 0)) + "\n" for text in ("2+2", "1+3")))
-    with pytest.raises(ValueError, match="two questions of mine are called '0'; give each an extra_info.id of its own"):
+    with pytest.raises(
+        ValueError, match=r"two questions of mine are called '0'; give each an extra_info\.id of its own"
+    ):
         read_questions(path)

@@ -611,6 +611,18 @@ def test_bad_metrics_are_located(tmp_path: Path, line: str, message: str) -> Non
         report.write_report(tmp_path)
 
 
+def test_a_last_line_of_metrics_that_was_half_written_is_left_out(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [training_step(1, 0.5)]) / "metrics.jsonl"
+    whole = path.read_bytes()
+    half = json.dumps(training_step(2) | {"x": "\u00e4"}, ensure_ascii=False).encode()
+    for length in (1, 30, half.index(b"\xc3") + 1, len(half) - 1):
+        path.write_bytes(whole + half[:length])
+        assert [row["step"] for row in report.read_metrics(path)] == [1]
+        report.write_report(tmp_path)
+    path.write_bytes(whole + half)  # only its newline is missing
+    assert [row["step"] for row in report.read_metrics(path)] == [1, 2]
+
+
 def test_metrics_without_training(tmp_path: Path) -> None:
     write_run(tmp_path, [{"step": 0, "val-core/accuracy": 0.3}])
     with pytest.raises(report.ReportError, match="no training step"):

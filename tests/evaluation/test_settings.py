@@ -117,6 +117,8 @@ def test_models_that_were_trained_differently_are_compared_only_where_flags_say_
         ("--chat-template nowhere.jinja", "--chat-template = 'nowhere.jinja' cannot be read"),
         ("--max-response-length 0", "max_response_length = 0 must be at least 1"),
         ("--temperature -1", "temperature = -1.0 must be 0"),
+        ("--temperature nan", "temperature = nan must be 0"),
+        ("--template-kwargs budget=NaN", "--template-kwargs = 'budget=NaN': write KEY=JSON"),
     ],
 )
 def test_a_wrong_flag_is_named(flags: str, message: str) -> None:
