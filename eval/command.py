@@ -228,11 +228,24 @@ class _Row(NamedTuple):
         file: which.
         question: that it holds.
         attempts: how many it allows in training, None where it does not say.
+        named: whether it has a name of its own, or is called by its place in the file.
     """
 
     file: Path
     question: Question
     attempts: int | None
+    named: bool
+
+    def repeats(self, other: _Row) -> bool:
+        """Whether it holds the question of another row, of the same question and answer.
+
+        It does under the same name and in the same benchmark; and in one file, whatever the rows say of name and
+        benchmark, where they allow different numbers of attempts.
+        """
+        same_name = self.question.id == other.question.id or not (self.named and other.named)
+        if self.question.benchmark == other.question.benchmark and same_name:
+            return True
+        return self.file == other.file and self.attempts != other.attempts
 
 
 def _read_rows(path: Path) -> list[_Row]:
@@ -261,9 +274,10 @@ def _row(row: dict[str, Any], file: Path, number: int) -> _Row:
         raise ValueError(f"{file}: row {number} is not in verl's schema (prompt, reward_model.ground_truth)") from error
     if not isinstance(text, str) or not isinstance(gold, str):
         raise ValueError(f"{file}: row {number}: question and answer must be texts, not {text!r} and {gold!r}")
-    name = extra_info.get("id") or extra_info.get("index", number)
+    names = [name for name in (extra_info.get("id") or None, extra_info.get("index")) if name is not None]
     attempts = extra_info.get("attempts")
-    return _Row(file, Question(str(name), _without_attempts(str(benchmark), attempts), text, gold), attempts)
+    question = Question(str([*names, number][0]), _without_attempts(str(benchmark), attempts), text, gold)
+    return _Row(file, question, attempts, named=bool(names))
 
 
 def _without_attempts(data_source: str, attempts: Any) -> str:
@@ -275,9 +289,6 @@ def _without_attempts(data_source: str, attempts: Any) -> str:
 def _once(rows: list[_Row]) -> list[Question]:
     """Each question once.
 
-    Rows of one question and answer are the same question in the same benchmark; and in one file, whatever the rows say
-    of their benchmark, where they allow different numbers of attempts.
-
     Raises:
         ValueError: different questions of a benchmark have the same name.
     """
@@ -286,11 +297,7 @@ def _once(rows: list[_Row]) -> list[Question]:
     for row in rows:
         question = row.question
         same = kept.setdefault((question.text, question.gold), [])
-        if any(
-            question.benchmark == other.question.benchmark
-            or (row.file == other.file and row.attempts != other.attempts)
-            for other in same
-        ):
+        if any(row.repeats(other) for other in same):
             continue
         same.append(row)
         if named.setdefault((question.benchmark, question.id), question) is not question:

@@ -40,13 +40,22 @@ def test_rows_of_different_attempts_are_one_question_whatever_their_sets_are_cal
 
 
 def test_questions_of_their_own_stay(tmp_path: Path) -> None:
-    """Of another answer, text, or benchmark that allows as many attempts; and a name that only looks like ours."""
+    """Of another answer, text, name, or benchmark; and a benchmark whose name only looks like ours."""
     other = row("2+2", "one", 1) | {"reward_model": {"style": "rule", "ground_truth": "5"}}
-    rows = [row("2+2", "one", 0), other, row("2+ 2", "one", 2), row("2+2", "two", 3), row("1", "in_2_attempts", 4, 5)]
+    rows = [row("2+2", "one", 0), other, row("2+ 2", "one", 2), row("2+2", "two", 3)]
+    rows += [row("1", "in_2_attempts", 4, 5), row("2+2", "one", 5)]
     found = read_questions(written(tmp_path / "test.parquet", rows))
     assert [(question.benchmark, question.gold, question.id) for question in found] == [
         *(("one", "4", "0"), ("one", "5", "1"), ("one", "4", "2"), ("two", "4", "3"), ("in_2_attempts", "4", "4")),
+        ("one", "4", "5"),
     ]
+
+
+def test_rows_without_a_name_are_told_apart_by_what_they_ask(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [{name: value for name, value in row(text, "mine", 0).items() if name != "extra_info"} for text in "aba"]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert [question.text for question in read_questions(path)] == ["a", "b"]
 
 
 def test_an_evaluation_set_with_attempts_is_that_without(tmp_path: Path) -> None:
