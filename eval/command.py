@@ -85,7 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "like are the server's",
     )
     server.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="seconds for an attempt (default 600)"
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="seconds until an attempt is answered whole (default 600)",
     )
     server.add_argument("--retries", type=int, default=8, metavar="N", help="repetitions of a request (default 8)")
 

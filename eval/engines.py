@@ -7,8 +7,8 @@ messages tokenises the whole dialogue anew for each attempt.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from multi_attempt.dialogue import Response, Stream
+from multi_attempt.evaluation.connection import Connection, EngineLost, ServerError
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.prompts import Message
 from multi_attempt.turns import ChatTemplate, TemplateError, generation_end_ids
@@ -31,10 +32,6 @@ _SGLANG_RESERVE = 7
 # The model's own probabilities, whatever a server has for defaults, as from the model's generation_config.json.
 _NEUTRAL: dict[str, Any] = {"top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _NEUTRAL_EXTRA: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-
-
-class EngineLost(RuntimeError):
-    """The engine cannot go on; asking it again is of no use."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,10 @@ class Request:
         """The seed of an attempt."""
         digest = hashlib.sha256(f"{self.key} {attempt}".encode()).digest()
         return int.from_bytes(digest[:4], "big") >> (32 - _SEED_BITS)
+
+
+class ContextFull(RuntimeError):
+    """A dialogue has grown so long that the model's context holds no attempt more: the model's own failure."""
 
 
 class EngineStream(Stream, Protocol):
@@ -156,10 +157,26 @@ def was_cut(finish_reason: str | None) -> bool:
 
 
 class TokenStream:
-    """A dialogue in token ids, as in training: what was generated stays as it is, and feedback is appended."""
+    """A dialogue in token ids, as in training: what was generated stays as it is, and feedback is appended.
 
-    def __init__(self, vocabulary: Vocabulary, continue_: Continue, request: Request, context: int) -> None:
+    Args:
+        vocabulary: of the model.
+        continue_: has the model go on.
+        request: how the episode is sampled.
+        context: the tokens that prompt and response can have together.
+        hide: takes out of an answer's text what must not be written down.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        continue_: Continue,
+        request: Request,
+        context: int,
+        hide: Callable[[str], str] = str,
+    ) -> None:
         self._chat, self._continue, self._request, self._context = vocabulary.chat, continue_, request, context
+        self._hide = hide
         self._ids: list[int] = []
         self._prompt_length = self._attempts = 0
         self.context_room: int | None = None
@@ -185,7 +202,7 @@ class TokenStream:
         start = self.used
         self._attempts += 1
         self._ids = [*self._ids, *generated.ids]
-        return Response(self._chat.text_of(generated.ids), (start, self.used), generated.truncated)
+        return Response(self._hide(self._chat.text_of(generated.ids)), (start, self.used), generated.truncated)
 
     async def tell(self, messages: list[Message], room: int) -> bool:
         """See :class:`multi_attempt.dialogue.Stream`."""
@@ -307,27 +324,37 @@ def _continued_by_vllm(engine: Any, vocabulary: Vocabulary) -> Continue:
 class Server:
     """A server that speaks OpenAI's protocol. Its key is read from ``OPENAI_API_KEY``, where it needs one.
 
-    Requests that fail to connect, time out, or are answered 408, 409, 429 or 5xx are repeated with growing pauses by
-    the ``openai`` client, which keeps to ``Retry-After``.
+    How it is asked, and what is repeated: :mod:`multi_attempt.evaluation.connection`.
 
     Attributes:
-        url: the base address, as in ``http://localhost:8000/v1``.
+        url: the base address, as in ``http://localhost:8000/v1``; it may have user and password.
         tokenizer: folder or hub id of the model's tokenizer; empty for the model's own name, and, where messages are
             sent, for none.
         messages: send messages to ``/v1/chat/completions``, for servers that take no token ids.
         plain: send with messages only what OpenAI's own protocol has.
-        timeout: seconds for one attempt.
+        timeout: seconds until a request must have been answered whole.
         retries: how often a request is repeated.
         trust_remote_code: whether code in the tokenizer's folder may run.
+
+    Raises:
+        ValueError: address, time or number make no sense; the message names it.
     """
 
-    url: str
+    url: str = field(repr=False)
     tokenizer: str = ""
     messages: bool = False
     plain: bool = False
     timeout: float = 600.0
     retries: int = 8
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.connection  # which says what makes no sense
+
+    @property
+    def connection(self) -> Connection:
+        """How the server is asked."""
+        return Connection(self.url, self.timeout, self.retries)
 
     def prepare(self, model: str, dialogue: DialogueSettings) -> Partner:
         """Read the model's tokenizer, and ask the server for its context, or else take that of the config.
@@ -336,41 +363,52 @@ class Server:
             EngineLost: the server does not answer.
             ValueError: it does not have the model, or the tokenizer cannot be used for dialogues.
         """
-        from openai import OpenAI, OpenAIError
-
         known = self.tokenizer or not self.messages
         vocabulary = Vocabulary(self.tokenizer or model, dialogue, self.trust_remote_code) if known else None
-        with OpenAI(**self._connection) as client:
-            try:
-                served = {card.id: card for card in client.models.list()}
-            except OpenAIError as error:
-                raise EngineLost(f"--server = {self.url!r} does not answer: {error or type(error).__name__}") from error
+        served = asyncio.run(self._served())
         if model not in served:
-            raise ValueError(f"--model = {model!r}: the server has {', '.join(map(repr, served))}")
+            names = self.connection.excerpt(", ".join(map(repr, served)))
+            raise ValueError(f"--model = {model!r}: the server has {names}")
         # vLLM and SGLang say both of a model; others may say neither.
-        context: int | None = getattr(served[model], "max_model_len", None)
-        owner = getattr(served[model], "owned_by", None) or ""
+        said, owner = served[model].get("max_model_len"), served[model].get("owned_by")
+        context: int | None = said if type(said) is int and said > 0 else None
         if context is None:
             context = vocabulary.positions if vocabulary else None
         elif owner == _SGLANG:
             context -= _SGLANG_RESERVE
-        return Partner(model, dialogue, vocabulary, context, owner)
+        return Partner(model, dialogue, vocabulary, context, owner if isinstance(owner, str) else "")
+
+    async def _served(self) -> dict[str, Mapping[str, Any]]:
+        """The models that the server says it has, with what it says of each."""
+        connection = self.connection
+        try:
+            async with connection.client() as client:
+                answer = await connection.ask(client.get("/models", cast_to=object))
+        except ServerError as error:
+            raise EngineLost(f"--server = {connection.shown!r} does not answer: {error}") from None
+        cards = answer.get("data") if isinstance(answer, Mapping) else None
+        if not isinstance(cards, list):
+            raise EngineLost(
+                f"--server = {connection.shown!r} gives no list of models, so that it is no server of OpenAI's "
+                f"protocol, or has another path (most end in /v1): {connection.excerpt(answer)}"
+            )
+        return {card["id"]: card for card in cards if isinstance(card, Mapping) and isinstance(card.get("id"), str)}
 
     @asynccontextmanager
     async def open(self, partner: Partner) -> AsyncIterator[MakeStream]:
         """Connect."""
-        from openai import AsyncOpenAI
-
-        async with AsyncOpenAI(**self._connection) as client:
+        connection = self.connection
+        async with connection.client() as client:
             if self.messages:
                 extra = self.extra_parameters(partner)
-                yield lambda request: MessageStream(client, partner, request, extra)
+                yield lambda request: MessageStream(client, connection, partner, request, extra)
             else:
                 vocabulary, context = partner.vocabulary, partner.context
                 assert vocabulary is not None
                 assert context is not None
-                continue_ = _continued_by_server(client, partner.model, vocabulary)
-                yield lambda request: TokenStream(vocabulary, continue_, request, context)
+                continue_ = _continued_by_server(client, connection, partner.model, vocabulary)
+                hide = connection.hide_in_answer
+                yield lambda request: TokenStream(vocabulary, continue_, request, context, hide)
 
     def extra_parameters(self, partner: Partner) -> dict[str, Any]:
         """What is sent with messages beyond OpenAI's own protocol."""
@@ -380,17 +418,12 @@ class Server:
         stops = {"stop_token_ids": sorted(vocabulary.chat.end_ids)} if vocabulary else {}
         return {**_NEUTRAL_EXTRA, **stops, **({"chat_template_kwargs": dict(arguments)} if arguments else {})}
 
-    @property
-    def _connection(self) -> dict[str, Any]:
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        return {"base_url": self.url, "api_key": key, "timeout": self.timeout, "max_retries": self.retries}
 
-
-def _continued_by_server(client: Any, model: str, vocabulary: Vocabulary) -> Continue:
+def _continued_by_server(client: Any, connection: Connection, model: str, vocabulary: Vocabulary) -> Continue:
     stops = {"stop_token_ids": sorted(vocabulary.chat.end_ids), "return_token_ids": True, "skip_special_tokens": False}
 
     async def continue_(ids: list[int], limit: int, temperature: float, seed: int) -> Generated:
-        answer = await client.completions.create(
+        request = client.completions.create(
             model=model,
             prompt=ids,
             max_tokens=limit,
@@ -399,16 +432,36 @@ def _continued_by_server(client: Any, model: str, vocabulary: Vocabulary) -> Con
             **_NEUTRAL,
             extra_body={**_NEUTRAL_EXTRA, **stops},
         )
-        choice = answer.choices[0]
-        return Generated(_token_ids(choice, vocabulary), was_cut(choice.finish_reason))
+        answer = await connection.ask(request)
+        choice = _choice(answer, connection)
+        cut = was_cut(choice.finish_reason)
+        generated = _token_ids(choice, vocabulary)
+        if generated is None:
+            raise ServerError(f"the answer has neither text nor token ids: {connection.excerpt(answer)}")
+        return Generated(generated, cut)
 
     return continue_
 
 
-def _token_ids(choice: Any, vocabulary: Vocabulary) -> list[int]:
-    """The token ids of an answer: as vLLM gives them, or else from the text, as SGLang gives it."""
-    if (given := getattr(choice, "token_ids", None)) is not None:
+def _choice(answer: Any, connection: Connection) -> Any:
+    """What a server chose to say.
+
+    Raises:
+        ServerError: its answer is none, as a page or an error that it calls a success.
+    """
+    choices = getattr(answer, "choices", None)
+    if not isinstance(choices, list) or not choices or not hasattr(choices[0], "finish_reason"):
+        raise ServerError(f"the server's answer is no completion: {connection.excerpt(answer)}")
+    return choices[0]
+
+
+def _token_ids(choice: Any, vocabulary: Vocabulary) -> list[int] | None:
+    """The token ids of an answer: as vLLM gives them, or else from the text, as SGLang gives it; None without both."""
+    given = getattr(choice, "token_ids", None)
+    if isinstance(given, list) and all(type(id) is int for id in given):
         return list(given)
+    if given is not None or not isinstance(getattr(choice, "text", None), str):
+        return None
     tokenizer = vocabulary.chat.tokenizer
     ids: list[int] = tokenizer.encode(choice.text, add_special_tokens=False)
     if choice.finish_reason != "stop" or (ids and ids[-1] in vocabulary.chat.end_ids):
@@ -428,13 +481,16 @@ class MessageStream:
 
     Args:
         client: of the server.
+        connection: how it is asked.
         partner: the model there. Where its tokens are known, so is the room before the first answer.
         request: how the episode is sampled.
         extra: parameters beyond OpenAI's own protocol.
     """
 
-    def __init__(self, client: Any, partner: Partner, request: Request, extra: Mapping[str, Any]) -> None:
-        self._client, self._request, self._extra = client, request, extra
+    def __init__(
+        self, client: Any, connection: Connection, partner: Partner, request: Request, extra: Mapping[str, Any]
+    ) -> None:
+        self._client, self._connection, self._request, self._extra = client, connection, request, extra
         self._partner, self._vocabulary = partner, partner.vocabulary
         self._messages: list[Message] = []
         self._prompt_length: int | None = None
@@ -456,42 +512,61 @@ class MessageStream:
         return self.context_room
 
     async def respond(self, limit: int) -> Response:
-        """See :class:`multi_attempt.dialogue.Stream`."""
+        """See :class:`multi_attempt.dialogue.Stream`.
+
+        Raises:
+            ServerError: the server does not answer, or without content.
+            ContextFull: the model's context holds no attempt more.
+            EngineLost: it takes no request of ours.
+        """
         answer = await self._ask(limit)
-        choice, usage = answer.choices[0], answer.usage
+        choice = _choice(answer, self._connection)
+        truncated = was_cut(choice.finish_reason)
+        text = self._connection.hide_in_answer(_content(choice, truncated, self._connection))
+        prompt_tokens, generated = _usage(answer, self._connection)
         if self._attempts == 0 or self._prompt_length is None:
-            self._prompt_length = usage.prompt_tokens
+            self._prompt_length = prompt_tokens
         self._attempts += 1
-        start = usage.prompt_tokens - self._prompt_length
-        self.used = start + usage.completion_tokens
-        return Response(choice.message.content or "", (start, self.used), choice.finish_reason == "length")
+        start = prompt_tokens - self._prompt_length
+        self.used = start + generated
+        return Response(text, (start, self.used), truncated)
 
     async def _ask(self, limit: int) -> Any:
-        from openai import BadRequestError, UnprocessableEntityError
-
         # Without a tokenizer the limit may go beyond the context. vLLM takes it for what is left there
         # (serve/utils/api_utils.py, line 169); SGLang refuses it, and fills the context where none is named.
         context = self._partner.context
         beyond = context is not None and self.used + limit >= context
         limited = {} if beyond and self._partner.owner == _SGLANG else {"max_tokens": limit}
         try:
-            return await self._client.chat.completions.create(
-                model=self._partner.model,
-                messages=self._messages,
-                temperature=self._request.temperature,
-                seed=self._request.seed(self._attempts),
-                **_NEUTRAL,
-                **limited,
-                extra_body=dict(self._extra),
-            )
-        except (BadRequestError, UnprocessableEntityError) as error:
-            refused = [name for name in self._extra if name in str(error)]
+            try:
+                return await self._send(limited)
+            except ServerError as error:
+                if not (limited and error.too_long):
+                    raise
+                # The limit may be what is too long. Where none is named, it is what the context leaves.
+                return await self._send({})
+        except ServerError as error:
+            if error.too_long and self._attempts:
+                raise ContextFull(str(error)) from error
+            refused = [name for name in self._extra if name in str(error)] if error.refused else []
             if not refused:
                 raise
             raise EngineLost(
                 f"the server takes no {', '.join(refused)}: {error}; --plain-messages sends only what OpenAI's own "
                 "protocol has, and leaves the rest to the server's defaults"
             ) from error
+
+    async def _send(self, limited: Mapping[str, int]) -> Any:
+        request = self._client.chat.completions.create(
+            model=self._partner.model,
+            messages=self._messages,
+            temperature=self._request.temperature,
+            seed=self._request.seed(self._attempts),
+            **_NEUTRAL,
+            **limited,
+            extra_body=dict(self._extra),
+        )
+        return await self._connection.ask(request)
 
     async def tell(self, messages: list[Message], room: int) -> bool:
         """See :class:`multi_attempt.dialogue.Stream`. Without a tokenizer the feedback's tokens are not known yet."""
@@ -502,6 +577,42 @@ class MessageStream:
         self._messages = messages
         self.used += told
         return True
+
+
+_INSTEAD_OF_CONTENT = ("reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
+
+
+def _content(choice: Any, truncated: bool, connection: Connection) -> str:
+    """The text of an answer.
+
+    Raises:
+        ServerError: there is none, so that there is nothing to grade; but an answer that a length limit cut in its
+            thoughts is the model's own.
+    """
+    message = getattr(choice, "message", None)
+    content = getattr(message, "content", None)
+    instead = [name for name in _INSTEAD_OF_CONTENT if getattr(message, name, None)]
+    if isinstance(content, str) and (content.strip() or not instead):
+        return content
+    if truncated and (content is None or isinstance(content, str)):
+        return content or ""
+    found = f"but {', '.join(instead)}" if instead else connection.excerpt(choice)
+    raise ServerError(
+        f"the answer has no content to grade ({found}); a server that puts all a model says into its thoughts must be "
+        "started without a reasoning parser, or the model asked without (--template-kwargs enable_thinking=false)"
+    )
+
+
+def _usage(answer: Any, connection: Connection) -> tuple[int, int]:
+    """The tokens of the prompt and of the answer, as the server counts them."""
+    usage = getattr(answer, "usage", None)
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise ServerError(
+            f"the server does not say how many tokens an answer has (usage): {connection.excerpt(answer)}"
+        )
+    prompt_tokens, generated = (int(count) for count in counts if count is not None)
+    return prompt_tokens, generated
 
 
 def weights_digest(folder: Path) -> str:

@@ -20,6 +20,7 @@ from multi_attempt.config import GraderSettings
 from multi_attempt.dialogue import play
 from multi_attempt.episode import Episode, StopReason
 from multi_attempt.evaluation.engines import (
+    ContextFull,
     Engine,
     EngineLost,
     MakeStream,
@@ -311,6 +312,8 @@ class _Evaluation:
             self.failures_in_a_row = 0
         except EngineLost:
             raise
+        except ContextFull:
+            episode.finish(StopReason.TRUNCATED)
         except Exception as error:
             _logger.warning("Question %s of %s failed: %r", question.id, question.benchmark, error)
             episode.finish(StopReason.ABORTED, error=f"{type(error).__name__}: {error}")

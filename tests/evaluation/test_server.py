@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_server import END, OTHER_END, UNKNOWN_END, FakeServer, Fault, drop, hang, refuse
 from scripted import ask, box, settings
 
 from multi_attempt.cli import main
@@ -20,130 +18,8 @@ from multi_attempt.evaluation.evaluate import Model, evaluate
 from multi_attempt.evaluation.statistics import MACRO
 from multi_attempt.model_settings import DialogueSettings, write
 from multi_attempt.prompts import load_prompt_set
-from multi_attempt.toy.tokenizer import make_tokenizer
 
 MODEL = Model("model", "served")
-# The toy tokenizer's <|im_end|>, by which its template closes a turn, and <|endoftext|> and <|reserved|>, of which the
-# first is an end token by the generation_config.
-END, OTHER_END, UNKNOWN_END = 258, 256, 259
-
-Fault = Callable[[BaseHTTPRequestHandler], None]
-
-
-@dataclass
-class FakeServer:
-    """Answers 5 to every first attempt and 4 to later ones; before that it has its faults, one a request.
-
-    Attributes:
-        faults: what to do instead of an answer to the next requests.
-        requests: path and body of all requests for an answer.
-        ends_by: the token that ends its answers, and why they ended.
-        stop_field: where answers to token ids name that token: ``token_ids`` have it, as vLLM's do if asked; else it
-            is ``stop_reason`` (vLLM, but for the tokenizer's own end of a text) or ``matched_stop`` (SGLang).
-        card: what it says of its model.
-        unknown: parameters that it refuses, as OpenAI's does.
-    """
-
-    faults: list[Fault] = field(default_factory=list)
-    requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    ends_by: tuple[int, str] = (END, "stop")
-    stop_field: str = "token_ids"
-    card: dict[str, Any] = field(default_factory=dict)
-    unknown: tuple[str, ...] = ()
-    url: str = ""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        if path.endswith("/chat/completions"):
-            later = sum(message["role"] == "assistant" for message in body["messages"])
-            text = box(4 if later else 5)
-            length = sum(len(message["content"]) for message in body["messages"])
-            choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}}
-        else:
-            later = bytes(id for id in body["prompt"] if id < 256).count(b"boxed")
-            text, length = box(4 if later else 5), len(body["prompt"])
-            end = self.ends_by[0]
-            choice = {"text": text, self.stop_field: [*text.encode(), end] if self.stop_field == "token_ids" else end}
-        return {
-            "id": "x",
-            "object": "completion",
-            "created": 0,
-            "model": "served",
-            "choices": [{"index": 0, "finish_reason": self.ends_by[1], **choice}],
-            "usage": {"prompt_tokens": length, "completion_tokens": len(text) + 1, "total_tokens": 0},
-        }
-
-    def next_fault(self) -> Fault | None:
-        with self._lock:
-            return self.faults.pop(0) if self.faults else None
-
-
-def refuse(status: int) -> Fault:
-    def fault(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        handler.send_header("Retry-After-Ms", "10")
-        handler.end_headers()
-        handler.wfile.write(b"not now")
-
-    return fault
-
-
-def drop(handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.close()
-
-
-def hang(handler: BaseHTTPRequestHandler) -> None:
-    threading.Event().wait(1.5)
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    fake = FakeServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._reply({"object": "list", "data": [{"id": "served", "object": "model", **fake.card}]})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            fake.requests.append((self.path, body))
-            fault = fake.next_fault()
-            if unknown := [name for name in fake.unknown if name in body]:
-                self._reply({"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}}, 400)
-            elif fault is None:
-                self._reply(fake.answer(self.path, body))
-            else:
-                self.close_connection = True
-                fault(self)
-
-        def _reply(self, content: dict[str, Any], status: int = 200) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    fake.url = f"http://127.0.0.1:{http.server_port}/v1"
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield fake
-    http.shutdown()
-    http.server_close()
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    make_tokenizer().save_pretrained(folder)
-    (folder / "config.json").write_text('{"model_type": "qwen2"}')
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [END, OTHER_END]}))
-    return str(folder)
 
 
 def run(engine: Server, output: Path, *questions: str, attempts: int = 2, **changes: Any) -> dict[str, Any]:
