@@ -79,7 +79,7 @@ class SimulatedWorker(WorkerBase):
     def init_device(self) -> None:
         """Nothing is on a device."""
         self._wanted: dict[str, int] = {}  # tokens that are known of a sequence
-        self._output: ModelRunnerOutput | None = None
+        self._output = EMPTY_MODEL_RUNNER_OUTPUT
         self._slept, self._passes = 0.0, 0
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
@@ -149,10 +149,9 @@ class SimulatedWorker(WorkerBase):
             logprobs=LogprobsLists(ids, zeros, torch.ones(len(requests), dtype=torch.int32).numpy()),
         )
 
-    def sample_tokens(self, grammar_output: Any) -> ModelRunnerOutput | None:
+    def sample_tokens(self, grammar_output: Any) -> ModelRunnerOutput:
         """What the last pass gave."""
-        output, self._output = self._output, None
-        return output
+        return self._output
 
     def take_clock(self) -> tuple[float, int]:
         """Seconds slept and passes since the last call."""
@@ -200,9 +199,8 @@ async def _compare(config: Any, engine: Engine, work: Work, arguments: argparse.
     requests = list(engine.requests.values())
     for rollout, in_order in (("engine, in order", True), ("engine", False)):
         await take(rollout, partial(by_engine, engine, requests, in_order=in_order))
-    by_them = partial(
-        *(by_lock_step, config, engine, grader, work), batch=arguments.batch, chunk=arguments.chunk, from_cache=True
-    )
+    batches = {"batch": arguments.batch, "chunk": arguments.chunk}
+    by_them = partial(by_lock_step, config, engine, grader, work, **batches, from_cache=True)
     await take("lock-step", by_them)
     return found
 

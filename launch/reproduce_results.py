@@ -304,9 +304,8 @@ def _mended(evidence: Evidence) -> Iterator[str]:
             for question in questions
             if question.benchmark == benchmark
         )
-        mended = (episode for key in keys if _is_mended(episode := file.read(key)))
-        if episode := next(mended, None):
-            lines = [f"{message['role']:>9}: {message['content']}" for message in episode["messages"]]
+        if found := next(filter(_is_mended, map(file.read, keys)), None):
+            lines = [f"{message['role']:>9}: {message['content']}" for message in found["messages"]]
             yield "\n".join([f"{benchmark}:", "```", *lines, "```"])
         else:
             yield f"{benchmark}: none."

@@ -46,9 +46,7 @@ def scheduled(
 
 def sampled(worker: SimulatedWorker, *step: Any, **others: Any) -> list[list[int]]:
     assert worker.execute_model(scheduled(*step, **others)) is None
-    output = worker.sample_tokens(None)
-    assert output is not None
-    return output.sampled_token_ids
+    return worker.sample_tokens(None).sampled_token_ids
 
 
 def test_a_sequence_gets_a_token_when_all_that_is_known_of_it_is_computed(

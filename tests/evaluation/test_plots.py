@@ -87,7 +87,7 @@ def test_benchmarks_over_steps_of_one_run_are_the_mean_and_each_by_attempts() ->
     del rows[2][evaluation_source("a", 1)]
     figure = benchmarks_over_steps([("", rows)])
     assert [axes.texts[-2].get_text() for axes in figure.axes] == ["mean", "a", "b"]
-    mean = figure.axes[0].lines
+    mean: list[Any] = list(figure.axes[0].lines)
     assert [len(line.get_xdata()) for line in mean] == [19, 20]  # there is no mean of a step without one of them
     assert list(mean[0].get_ydata())[:3] == pytest.approx([0.3, 0.6, 0.33])
     assert list(mean[0].get_xdata())[:3] == [0, 8, 24]
@@ -98,7 +98,8 @@ def test_benchmarks_over_steps_of_several_runs_are_the_mean_of_what_all_have() -
     runs[0][1][0][evaluation_source("a", 1)] = 0.9
     figure = benchmarks_over_steps(runs)
     assert [[text.get_text() for text in axes.texts[-2:]] for axes in figure.axes] == [["1 attempt", "b"]]
-    assert [next(iter(line.get_ydata())) for line in figure.axes[0].lines] == [0.3, 0.3]
+    lines: list[Any] = list(figure.axes[0].lines)
+    assert [line.get_ydata()[0] for line in lines] == [0.3, 0.3]
 
 
 def test_paper_is_dotted() -> None:

@@ -139,7 +139,8 @@ def train(role: str, setup: Setup, rows: list[dict[str, Any]], steps: int) -> Tr
 def optimizer_settings(role: str, setup: Setup) -> list[dict[str, Any]]:
     """What the parameter groups of a worker's optimizer say of Adam."""
     _begin(setup)
-    optimizer = _worker(role, setup).engine.optimizer
+    engine: Any = _worker(role, setup).engine
+    optimizer = engine.optimizer
     return [{key: group[key] for key in ("betas", "weight_decay")} for group in optimizer.param_groups]
 
 

@@ -40,4 +40,4 @@ def make_iterator(batch: Any, *arguments: Any, **settings: Any) -> Iterator[Any]
 
 
 if FILE in os.environ:
-    tensordict_utils.make_iterator = make_iterator
+    tensordict_utils.make_iterator = make_iterator  # type: ignore[assignment]

@@ -27,10 +27,9 @@ SEED = 3
 def places(episodes: int, mini_batch: int, seed: int) -> list[list[int]]:
     """The places in the batch that each mini-batch takes, as torch shuffles with a seed."""
     generator = torch.Generator().manual_seed(seed)
-    return [
-        list(part)
-        for part in DataLoader(range(episodes), mini_batch, shuffle=True, generator=generator, collate_fn=list)
-    ]
+    every: Any = torch.arange(episodes)
+    loader = DataLoader(every, mini_batch, shuffle=True, generator=generator, collate_fn=torch.stack)
+    return [part.tolist() for part in loader]
 
 
 @pytest.mark.usefixtures("hydra_configs")

@@ -7,7 +7,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("hydra_configs")
 STEPS = 1280
 """Rollout steps of the paper's run: 160 passes of 8."""
 
-VERL = Path(cast(str, verl.__file__)).parent
+VERL = Path(verl.__file__).parent
 
 
 @pytest.mark.parametrize(("role", "rate"), [("actor_rollout_ref.actor", 5e-7), ("critic", 1e-5)])
@@ -59,7 +59,8 @@ def test_a_very_bad_token_is_not_clipped_a_second_time() -> None:
     for advantage in (-1.0, 1.0):
         advantages = torch.full_like(ratios, advantage)
         actor.global_batch_info.update(dp_size=1, batch_num_tokens=ratios.numel(), global_batch_size=1)
-        loss, metrics = compute_policy_loss_vanilla(
+        policy_loss: Any = compute_policy_loss_vanilla
+        loss, metrics = policy_loss(
             torch.zeros_like(ratios), ratios.log(), advantages, torch.ones_like(ratios), "token-mean", actor
         )
         expected = -torch.minimum(ratios * advantages, ratios.clamp(0.8, 1.2) * advantages).mean()
@@ -69,9 +70,9 @@ def test_a_very_bad_token_is_not_clipped_a_second_time() -> None:
 
 def test_the_value_heads_first_weights_are_small_and_the_others_are_the_models(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 260, "hidden_size": 1536, "intermediate_size": 64, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 258, "pad_token_id": 256}
-    model = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads))
+    sizes: dict[str, Any] = {"vocab_size": 260, "hidden_size": 1536, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, eos_token_id=258, pad_token_id=256))
     model.save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     config = compose("multi_attempt", overrides=[f"critic.model.path={tmp_path}"])
