@@ -136,9 +136,9 @@ async def traced(config: DictConfig, engine: Engine, work: Work, *, on_the_loop:
             name.append("generate")
             return await generate(*arguments, **keywords)
 
-    async def watched_grade(grader: Grader, answer: str | None, gold: str) -> Verdict:
+    async def watched_grade(grader: Grader, *case: Any) -> Verdict:
         with trace.span() as name:
-            verdict = grade(grader, answer, gold) if on_the_loop else await grade_async(grader, answer, gold)
+            verdict = grade(grader, *case) if on_the_loop else await grade_async(grader, *case)
             name.append("math-verify" if verdict.method == "math-verify" else "grade")
             return verdict
 

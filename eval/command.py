@@ -17,6 +17,7 @@ from multi_attempt.evaluation.protocols import PROTOCOLS
 from multi_attempt.evaluation.run_files import EPISODES_FILE
 from multi_attempt.evaluation.statistics import MACRO
 from multi_attempt.evaluation.tables import in_range, interval_of
+from multi_attempt.grading import read_tolerance
 
 FAILED = 1
 """Exit status when the engine was lost, or episodes failed for good: their figures are ranges."""
@@ -274,13 +275,19 @@ def _row(row: dict[str, Any], file: Path, number: int) -> _Row:
         text, gold = row["prompt"][-1]["content"], row["reward_model"]["ground_truth"]
         benchmark = row.get("data_source") or file.stem
         extra_info = row.get("extra_info") or {}
+        tolerance = row["reward_model"].get("tolerance") or ""
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{file}: row {number} is not in verl's schema (prompt, reward_model.ground_truth)") from error
     if not isinstance(text, str) or not isinstance(gold, str):
         raise ValueError(f"{file}: row {number}: question and answer must be texts, not {text!r} and {gold!r}")
+    try:
+        read_tolerance(str(tolerance))
+    except ValueError as error:
+        raise ValueError(f"{file}: row {number}: reward_model.{error}") from error
     names = [name for name in (extra_info.get("id") or None, extra_info.get("index")) if name is not None]
     attempts = extra_info.get("attempts")
-    question = Question(str([*names, number][0]), _without_attempts(str(benchmark), attempts), text, gold)
+    benchmark = _without_attempts(str(benchmark), attempts)
+    question = Question(str([*names, number][0]), benchmark, text, gold, str(tolerance))
     return _Row(file, question, attempts, named=bool(names))
 
 

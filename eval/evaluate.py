@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,12 +51,14 @@ class Question:
         benchmark: the set of questions that it belongs to.
         text: what is asked.
         gold: the right answer.
+        tolerance: how far a number may be from it, where the benchmark says so.
     """
 
     id: str
     benchmark: str
     text: str
     gold: str
+    tolerance: str = ""
 
 
 class Model(NamedTuple):
@@ -305,7 +308,7 @@ class _Evaluation:
                 episode,
                 question.gold,
                 stream,
-                self.grader.grade_async,
+                partial(self.grader.grade_async, tolerance=question.tolerance),
                 room=room,
                 max_tokens_per_attempt=settings.dialogue.max_tokens_per_attempt,
             )

@@ -8,12 +8,15 @@ import sys
 from dataclasses import asdict
 
 from multi_attempt.answers import EXTRACTORS, extractor
-from multi_attempt.grading import Verdict, explain, grade
+from multi_attempt.grading import Verdict, explain, grade, read_tolerance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = 'Reads {"prediction": ..., "gold": ...} a line; writes a verdict for each, in order.'
+    parser.epilog = (
+        'Reads {"prediction": ..., "gold": ...} a line, and "tolerance" (0.1, or 1%) where there is one; writes a '
+        "verdict for each, in order."
+    )
     parser.add_argument("--explain", action="store_true", help="for a person: how each answer was read and compared")
     parser.add_argument(
         "--answer",
@@ -31,16 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise ValueError(f"--answer = {arguments.answer!r}: {error}") from error
     for line in sys.stdin.buffer:
-        prediction, gold, problem = _read_line(line)
+        prediction, gold, tolerance, problem = _read_line(line)
         if problem:
             verdict = Verdict(correct=False, reason=problem)
             print(problem if arguments.explain else json.dumps(asdict(verdict)), flush=True)
             continue
         prediction = _boxed_answer(extract(prediction))
         if arguments.explain:
-            print(explain(prediction, gold).encode("ascii", "backslashreplace").decode() + "\n", flush=True)
+            print(explain(prediction, gold, tolerance).encode("ascii", "backslashreplace").decode() + "\n", flush=True)
         else:
-            print(json.dumps(asdict(grade(prediction, gold))), flush=True)
+            print(json.dumps(asdict(grade(prediction, gold, tolerance))), flush=True)
     return 0
 
 
@@ -49,13 +52,17 @@ def _boxed_answer(answer: str | None) -> str:
     return "" if answer is None else f"\\boxed{{{answer}}}"
 
 
-def _read_line(line: bytes) -> tuple[str, str, str]:
-    """A prediction, its gold answer, and what is wrong with the line if it holds none."""
+def _read_line(line: bytes) -> tuple[str, str, str, str]:
+    """A prediction, its gold answer, its tolerance, and what is wrong with the line if it holds none."""
     try:
         case = json.loads(line)
-        prediction, gold = case["prediction"], case["gold"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        return "", "", f"not a case: {type(error).__name__}"
+        prediction, gold, tolerance = case["prediction"], case["gold"], case.get("tolerance") or ""
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return "", "", "", f"not a case: {type(error).__name__}"
     if not isinstance(prediction, str) or not isinstance(gold, str):
-        return "", "", "not a case: prediction and gold must be texts"
-    return prediction, gold, ""
+        return "", "", "", "not a case: prediction and gold must be texts"
+    try:
+        read_tolerance(str(tolerance))
+    except ValueError as error:
+        return "", "", "", f"not a case: {error}"
+    return prediction, gold, str(tolerance), ""

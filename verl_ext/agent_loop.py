@@ -148,7 +148,8 @@ class MultiAttemptAgentLoop(AgentLoopBase):
 
         Args:
             sampling_params: as verl prepares them.
-            **kwargs: the row (``raw_prompt``: its last message is the question; ``reward_model.ground_truth``;
+            **kwargs: the row (``raw_prompt``: its last message is the question; ``reward_model.ground_truth``,
+                and ``reward_model.tolerance`` where its benchmark has one;
                 ``extra_info.index``; ``extra_info.attempts`` for a fixed number of attempts) and ``global_steps``.
 
         Returns:
@@ -167,8 +168,11 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             extra_fields={"min_global_steps": step, "max_global_steps": step},
         )
         gold = str(kwargs["reward_model"]["ground_truth"])
+        tolerance = str(kwargs["reward_model"].get("tolerance") or "")
         try:
-            await asyncio.wait_for(self._play(rollout, gold, sampling_params), self._settings.episode.timeout)
+            await asyncio.wait_for(
+                self._play(rollout, gold, tolerance, sampling_params), self._settings.episode.timeout
+            )
         except EpisodeAborted as error:
             _logger.warning("Episode of row %s at step %s was aborted: %s", row, step, error)
             rollout.episode.finish(StopReason.ABORTED)
@@ -184,12 +188,12 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         settings = self._settings
         return draw_attempts(settings.min_attempts, settings.max_attempts, seed=settings.seed, step=step, row=int(row))
 
-    async def _play(self, rollout: _Rollout, gold: str, sampling_params: dict[str, Any]) -> None:
+    async def _play(self, rollout: _Rollout, gold: str, tolerance: str, sampling_params: dict[str, Any]) -> None:
         """Play the episode to its end."""
 
         async def grade(answer: str | None, gold: str) -> Verdict:
             with simple_timer(_TIMERS["grade"], rollout.metrics):
-                return await self._grader.grade_async(answer, gold)
+                return await self._grader.grade_async(answer, gold, tolerance)
 
         await play(
             rollout.episode,

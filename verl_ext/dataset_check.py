@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig
 
 from multi_attempt.answers import boxed
 from multi_attempt.config import TaskSettings
+from multi_attempt.grading import read_tolerance
 from multi_attempt.prompts import Message
 from multi_attempt.turns import ChatTemplate, TemplateError, template_problems
 from verl_ext.chat import chat_template, context_length, load_tokenizer
@@ -114,6 +115,10 @@ def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iter
                 f"row {number}: reward_model.ground_truth = {gold!r} is no answer that could stand in a box; correct "
                 "or remove the row"
             )
+        try:
+            read_tolerance(str((row.get("reward_model") or {}).get("tolerance") or ""))
+        except ValueError as error:
+            yield f"row {number}: reward_model.{error}"
         extra_info = row.get("extra_info") or {}
         index, attempts = extra_info.get("index"), extra_info.get("attempts")
         if not isinstance(index, int):

@@ -23,7 +23,7 @@ from multi_attempt.data.sources import Question, Source, read_question
 from multi_attempt.grading import Grader
 
 # Raised when the same rows and options make other files than before, so that those are made again.
-_FORMAT = 1
+_FORMAT = 2
 # With many refused rows, this many are printed and the rest counted; the manifest has all.
 _PRINTED_ROWS = 5
 
@@ -284,7 +284,14 @@ def _split(job: _Prepared, options: Options) -> None:
 
 def _row(id: str, question: Question, data_source: str, split: str, attempts: int | None = None) -> dict[str, Any]:
     return make_row(
-        question.text, question.gold, data_source=data_source, index=_index(id), split=split, attempts=attempts, id=id
+        question.text,
+        question.gold,
+        data_source=data_source,
+        index=_index(id),
+        split=split,
+        attempts=attempts,
+        id=id,
+        tolerance=question.tolerance,
     )
 
 

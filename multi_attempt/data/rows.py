@@ -27,7 +27,15 @@ def read_evaluation_source(data_source: str) -> tuple[str, int] | None:
 
 
 def make_row(
-    question: str, answer: str, *, data_source: str, index: int, split: str, attempts: int | None = None, id: str = ""
+    question: str,
+    answer: str,
+    *,
+    data_source: str,
+    index: int,
+    split: str,
+    attempts: int | None = None,
+    id: str = "",
+    tolerance: str = "",
 ) -> dict[str, Any]:
     """One question as verl's datasets hold it.
 
@@ -41,12 +49,14 @@ def make_row(
         split: e.g. ``train``.
         attempts: how many attempts the question allows; None to have the number drawn in training.
         id: the question's name for people and records; by default its index.
+        tolerance: how far a number may be from the gold answer, where its benchmark says so (``0.1``, or ``1%``). Every
+            row has the field, since files whose rows have different ones cannot be read together.
     """
     return {
         "data_source": data_source,
         "prompt": [{"role": "user", "content": question}],
         "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": answer},
+        "reward_model": {"style": "rule", "ground_truth": answer, "tolerance": tolerance},
         "extra_info": {"id": id or str(index), "index": index, "split": split, "attempts": attempts},
     }
 

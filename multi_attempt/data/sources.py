@@ -15,6 +15,7 @@ import yaml
 
 from multi_attempt.answers import boxed
 from multi_attempt.data.files import RawRow
+from multi_attempt.grading import read_tolerance
 
 ROLES = ("train", "evaluation")
 
@@ -36,6 +37,8 @@ class Source:
     levels: tuple[int, ...] = ()
     id: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    tolerance: str = ""
+    tolerance_field: str = ""
 
     @property
     def trains(self) -> bool:
@@ -53,6 +56,7 @@ class Question:
         level: how hard it is, where the source has levels and the row's is known.
         upstream: the id that the source gives it; empty if it gives none.
         raw: the row.
+        tolerance: how far an answer may be from the gold answer; empty for not at all.
     """
 
     text: str
@@ -60,6 +64,7 @@ class Question:
     level: int | None
     upstream: str
     raw: RawRow = field(repr=False)
+    tolerance: str = ""
 
 
 @cache
@@ -119,7 +124,7 @@ def read_question(raw: RawRow, source: Source) -> Question:
         text = f"{_text(raw, source.context).strip()}\n\n{text}".strip()
     field_name = _present(raw, tuple(source.gold), "gold answer")
     gold = _GOLDS[source.gold[field_name]](_plain(raw, field_name))
-    return Question(text, gold.strip(), _level(raw, source), _upstream(raw, source), raw)
+    return Question(text, gold.strip(), _level(raw, source), _upstream(raw, source), raw, _tolerance(raw, source))
 
 
 def _after_hashes(text: str) -> str:
@@ -189,6 +194,15 @@ def _level(raw: RawRow, source: Source) -> int | None:
 def _upstream(raw: RawRow, source: Source) -> str:
     name = next((name for name in source.id if name in raw.fields), None)
     return _plain(raw, name).strip() if name else ""
+
+
+def _tolerance(raw: RawRow, source: Source) -> str:
+    found = _plain(raw, source.tolerance_field).strip() if source.tolerance_field in raw.fields else source.tolerance
+    try:
+        read_tolerance(found)
+    except ValueError as error:
+        raise ValueError(f"{raw.place}: {source.tolerance_field}: {error}; correct or remove the row") from error
+    return found
 
 
 def _wrong_type(raw: RawRow, name: str, wanted: str) -> ValueError:

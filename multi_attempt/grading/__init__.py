@@ -14,5 +14,16 @@ from multi_attempt.grading.grader import NO_ANSWER, Grader, Verdict, explain, gr
 from multi_attempt.grading.layers import equals_itself
 from multi_attempt.grading.notation import normalize
 from multi_attempt.grading.policies import Policies
+from multi_attempt.grading.tolerance import read_tolerance
 
-__all__ = ["NO_ANSWER", "Grader", "Policies", "Verdict", "equals_itself", "explain", "grade", "normalize"]
+__all__ = [
+    "NO_ANSWER",
+    "Grader",
+    "Policies",
+    "Verdict",
+    "equals_itself",
+    "explain",
+    "grade",
+    "normalize",
+    "read_tolerance",
+]

@@ -32,6 +32,7 @@ from multi_attempt.grading.relations import (
     substituted,
     unlabelled,
 )
+from multi_attempt.grading.tolerance import Tolerance
 from multi_attempt.grading.values import (
     LARGEST_BITS,
     POSITIVE_POINTS,
@@ -66,11 +67,13 @@ class Comparison:
         policies: the judgement calls.
         budget: what it may cost.
         expands: whether a part may hold a plus-or-minus sign.
+        tolerance: how far a number may be from the other one; None for exactly.
     """
 
     policies: Policies = field(default_factory=Policies)
     budget: Budget = field(default_factory=Budget)
     expands: bool = True
+    tolerance: Tolerance | None = None
 
     def same(self, left: Node, right: Node) -> bool:
         """Whether two trees are equal.
@@ -157,15 +160,18 @@ class Comparison:
         if left_exact is not None and right_exact is not None:
             if left_exact == right_exact:
                 return True
-            return self._is_rounding(left, left_exact, right, right_exact) or self._is_rounding(
-                right, right_exact, left, left_exact
+            return (
+                self._is_rounding(left, left_exact, right, right_exact)
+                or self._is_rounding(right, right_exact, left, left_exact)
+                or self._is_tolerated(left, right)
             )
         names = variables(left) | variables(right)
         if names:
             return self._same_everywhere(left, right)
         if self._rounds_to(left, left_exact, right) or self._rounds_to(right, right_exact, left):
             return True
-        return any(self._same_at(left, right, base) for base in _log_bases(left, right))
+        same = any(self._same_at(left, right, base) for base in _log_bases(left, right))
+        return same or self._is_tolerated(left, right)
 
     def _same_at(self, left: Node, right: Node, log_base: int) -> bool:
         """Equality of constants, over the reals or, where they leave them, over the complex numbers."""
@@ -214,6 +220,14 @@ class Comparison:
             if self.budget.steps < 0:
                 raise
             return None
+
+    def _is_tolerated(self, left: Node, right: Node) -> bool:
+        if self.tolerance is None:
+            return False
+        try:
+            return self.tolerance.allows(*(value(node, Point(), self.budget) for node in (left, right)))
+        except Undefined:
+            return False
 
     def _is_rounding(self, decimal: Node, rounded: Fraction, other: Node, exactly: Fraction) -> bool:
         """Whether a decimal is cut or rounded from a fraction whose own decimals never end."""

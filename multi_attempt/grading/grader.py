@@ -16,6 +16,7 @@ from multi_attempt.answers import boxed
 from multi_attempt.grading.layers import Decision, decide, describe
 from multi_attempt.grading.policies import Policies
 from multi_attempt.grading.pool import CHANCE, Pool
+from multi_attempt.grading.tolerance import read_tolerance
 
 _logger = logging.getLogger(__name__)
 
@@ -80,23 +81,29 @@ class Grader:
         # Threads that wait for workers; the event loop's own are for others.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
         # Two caches: a pair of raw texts may be spelt like another pair's normalised ones, and mean something else.
-        self._decisions: OrderedDict[tuple[str, str], Decision] = OrderedDict()
-        self._replies: OrderedDict[tuple[str, str], Decision] = OrderedDict()
+        self._decisions: OrderedDict[tuple[str, ...], Decision] = OrderedDict()
+        self._replies: OrderedDict[tuple[str, ...], Decision] = OrderedDict()
         self._lock = threading.Lock()
         atexit.register(self.close)
 
-    def grade(self, answer: str | None, gold: str) -> Verdict:
-        """Whether a bare answer (what stood in the box) equals the gold answer. Never raises, never hangs."""
+    def grade(self, answer: str | None, gold: str, tolerance: str = "") -> Verdict:
+        """Whether a bare answer (what stood in the box) equals the gold answer. Never raises, never hangs.
+
+        Args:
+            answer: the answer.
+            gold: the gold answer.
+            tolerance: how far a number may be from the gold answer, as its benchmark says (``0.1``, or ``1%``).
+        """
         start = time.perf_counter()
-        decision = self._decide_here(answer, gold)
+        decision = self._decide_here(answer, gold, tolerance)
         if decision.correct is None:
             decision = self._ask_worker(decision)
         return _verdict(decision, answer, start)
 
-    async def grade_async(self, answer: str | None, gold: str) -> Verdict:
+    async def grade_async(self, answer: str | None, gold: str, tolerance: str = "") -> Verdict:
         """The same, for an event loop, which goes on while a worker computes."""
         start = time.perf_counter()
-        decision = self._decide_here(answer, gold)
+        decision = self._decide_here(answer, gold, tolerance)
         if decision.correct is None:
             loop = asyncio.get_running_loop()
             decision = await loop.run_in_executor(self._threads, self._ask_worker, decision)
@@ -114,16 +121,16 @@ class Grader:
         """The process ids of the workers that run."""
         return self._pool.processes()
 
-    def _decide_here(self, answer: str | None, gold: str) -> Decision:
+    def _decide_here(self, answer: str | None, gold: str, tolerance: str) -> Decision:
         """What this process's layers decide, or a worker did earlier; ``correct`` is None if a worker must be asked."""
         if answer is None or not answer.strip():
             return _NO_ANSWER
-        key = (answer, gold)
+        key = (answer, gold, tolerance)
         decision = self._decisions.get(key)
         if decision is not None:
             return decision
         try:
-            decision = decide(answer, gold, self._policies)
+            decision = decide(answer, gold, self._policies, read_tolerance(tolerance))
         except Exception as error:  # a fault of ours: one episode's verdict, not the end of a run
             _logger.exception("The grader failed on answer %a, gold answer %a; it counts as wrong.", answer, gold)
             return Decision(False, "error", type(error).__name__)
@@ -151,9 +158,9 @@ def _verdict(decision: Decision, answer: str | None, start: float) -> Verdict:
     return Verdict(bool(decision.correct), answer, decision.method, decision.reason, time.perf_counter() - start)
 
 
-def explain(prediction: str, gold: str) -> str:
+def explain(prediction: str, gold: str, tolerance: str = "") -> str:
     """How :func:`grade` came to its verdict, in some lines for a person."""
-    verdict = grade(prediction, gold)
+    verdict = grade(prediction, gold, tolerance)
     lines = [
         f"answer   {verdict.answer if verdict.answer is not None else 'none where one may stand'}",
         f"read as  {describe(verdict.answer or '')}",
@@ -169,15 +176,16 @@ _default: Grader | None = None
 _default_lock = threading.Lock()
 
 
-def grade(prediction: str, gold: str) -> Verdict:
+def grade(prediction: str, gold: str, tolerance: str = "") -> Verdict:
     r"""Whether a text with its answer in ``\boxed{}`` is right. Never raises, never hangs, runs nothing it is given.
 
     Args:
         prediction: an attempt's text. Without a complete, non-empty box it has no answer and is wrong.
         gold: the gold answer, bare.
+        tolerance: how far a number may be from the gold answer: ``0.1``, or ``1%``.
     """
     global _default
     with _default_lock:
         if _default is None:
             _default = Grader()
-    return _default.grade(boxed(prediction), gold)
+    return _default.grade(boxed(prediction), gold, tolerance)

@@ -13,6 +13,7 @@ from multi_attempt.grading.notation import GROUPED, LONGEST, Unreadable, is_bala
 from multi_attempt.grading.policies import Policies
 from multi_attempt.grading.reading import Node, outline, read
 from multi_attempt.grading.relations import STRUCTURES
+from multi_attempt.grading.tolerance import Tolerance
 from multi_attempt.grading.values import Budget, TooLarge
 
 
@@ -72,7 +73,7 @@ def _is_exact(normal: str) -> bool:
     return "." not in normal
 
 
-def decide(answer: str, gold: str, policies: Policies) -> Decision:
+def decide(answer: str, gold: str, policies: Policies, tolerance: Tolerance | None = None) -> Decision:
     """Whether an answer equals the gold answer, as far as the layers can tell. Never raises."""
     if answer.strip() == gold.strip() != "":
         return Decision(True, "exact")
@@ -100,9 +101,14 @@ def decide(answer: str, gold: str, policies: Policies) -> Decision:
     if wrapped and _without_wrappers(left) == _without_wrappers(right):
         return Decision(True, "text")
     numbers = _plain_number(left), _plain_number(right)
-    if None not in numbers and (_is_exact(left) == _is_exact(right) or numbers[0] == numbers[1]):
+    is_equal = numbers[0] == numbers[1]
+    if (
+        None not in numbers
+        and (is_equal or tolerance is None)
+        and (_is_exact(left) == _is_exact(right) or numbers[0] == numbers[1])
+    ):
         return Decision(numbers[0] == numbers[1], "number")
-    return _compare(left, right, policies)
+    return _compare(left, right, policies, tolerance)
 
 
 def equals_itself(gold: str, policies: Policies | None = None) -> bool | None:
@@ -130,8 +136,10 @@ def describe(text: str) -> str:
         return f"nothing: {error}"
 
 
-def _compare(left: str, right: str, policies: Policies) -> Decision:
+def _compare(left: str, right: str, policies: Policies, tolerance: Tolerance | None = None) -> Decision:
     budget = Budget()
+    if tolerance is not None and tolerance.is_relative and not _ROUNDED.search(right):
+        tolerance = None
     expands = any(sign in text for text in (left, right) for sign in (r"\pm", r"\mp"))
     undecided: Decision | None = None
     try:
@@ -146,7 +154,7 @@ def _compare(left: str, right: str, policies: Policies) -> Decision:
         allowed = _without_bare_marks(answer, policies)
         for gold in golds:
             try:
-                if Comparison(allowed, budget, expands).same(answer, gold):
+                if Comparison(allowed, budget, expands, tolerance).same(answer, gold):
                     return Decision(True, _layer(answer, gold))
             except Unreadable as error:
                 undecided = Decision(None, "math-verify", f"cannot compare {error}", left, right)
@@ -166,6 +174,7 @@ def _holds_base(node: Node) -> bool:
     return node.op in ("base", "modulo") or any(map(_holds_base, node.args))
 
 
+_ROUNDED = re.compile(r"\.\d|\d[eE]-?\d|10\^")  # a decimal, or a multiple of a power of ten
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _DECIMAL_POINT = re.compile(r"-?\d*\.\d+")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def test_oracle_gives_the_accuracies_worked_out_by_hand(tmp_path: Path) -> None:
     assert measure(entry, "oracle", "tokens_used") == [tokens * used for used in [1, 7 / 4, 9 / 4, 11 / 4, 12 / 4]]
     assert measure(entry, "oracle", "tokens_per_solved")[1] == tokens * 7 / 4 / (2 / 4)
     assert entry["failed"] == 0
+
+
+def test_an_answer_within_the_question_s_tolerance_is_right(tmp_path: Path) -> None:
+    questions = [replace(question, tolerance=text) for question, text in zip(ask("a", "b"), ("1", ""), strict=True)]
+    entry = run(solved_at({}), tmp_path, "oracle", questions=questions)  # each answer is 5, for 4
+    assert accuracy(entry, "oracle") == [1 / 2] * 5
 
 
 def test_each_run_of_oracle_says_its_own_number_and_single_run_the_greatest(tmp_path: Path) -> None:

@@ -76,3 +76,11 @@ def test_different_questions_of_one_name_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"two questions of mine are called '0'; give each an extra_info\.id of its own"
     ):
         read_questions(path)
+
+
+def test_a_question_has_its_rows_tolerance(tmp_path: Path) -> None:
+    rows = [row("2+2", "one", 0, tolerance="1%"), row("3+3", "one", 1)]
+    assert [question.tolerance for question in read_questions(written(tmp_path / "test.parquet", rows))] == ["1%", ""]
+    wrong = written(tmp_path / "wrong.parquet", [row("2+2", "one", 0, tolerance="some")])
+    with pytest.raises(ValueError, match=r"row 0: reward_model\.tolerance = 'some'"):
+        read_questions(wrong)

@@ -93,6 +93,17 @@ def test_grade_reads_the_answer_where_it_is_told_to() -> None:
     assert b"right, by number" in explained.stdout
 
 
+def test_grade_takes_a_tolerance() -> None:
+    lines = [
+        json.dumps({"prediction": r"\boxed{4.3}", "gold": "4.2", "tolerance": tolerance}).encode()
+        for tolerance in ("0.1", "", None, "some")
+    ]
+    finished = multi_attempt("grade", given=b"\n".join(lines))
+    verdicts: list[dict[str, Any]] = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert [verdict["correct"] for verdict in verdicts] == [True, False, False, False]
+    assert "tolerance = 'some'" in verdicts[3]["reason"]
+
+
 def test_grade_takes_a_last_line_without_an_end() -> None:
     finished = multi_attempt("grade", given=case(r"\boxed{3}", "3") + b"\n" + case(r"\boxed{ 4 }", "4"))
     assert [json.loads(line)["correct"] for line in finished.stdout.splitlines()] == [True, True]

@@ -292,6 +292,28 @@ SHAPES: list[tuple[str, str, Fields, str, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("source", "fields", "tolerance"),
+    [
+        ("olympiadbench", {"question": "About?", "final_answer": ["4.2"], "error": "1e-1"}, "1e-1"),
+        ("olympiadbench", {"question": "About?", "final_answer": ["4.2"], "error": None}, ""),
+        ("olympiadbench", {"question": "About?", "final_answer": ["4.2"]}, ""),
+        ("minerva_math", {"question": "Mass?", "answer": "0.25"}, "1%"),
+        ("amc23", {"question": "1+1?", "answer": "2"}, ""),
+    ],
+)
+def test_a_row_keeps_the_tolerance_that_its_benchmark_states(source: str, fields: Fields, tolerance: str) -> None:
+    assert prepare(source, "--from", f"{source}={lines('rows.jsonl', [fields])}") == 0
+    [row] = rows_of(source, "test")
+    assert row["reward_model"]["tolerance"] == tolerance
+
+
+def test_a_tolerance_that_is_none_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    file = lines("rows.jsonl", [{"question": "About?", "final_answer": ["4.2"], "error": "some"}])
+    assert prepare("olympiadbench", "--from", f"olympiadbench={file}") == 2
+    assert_tells(capsys, "error", "tolerance = 'some'", "percentage")
+
+
 @pytest.mark.parametrize(("source", "row", "text", "gold"), [case[1:] for case in SHAPES], ids=[c[0] for c in SHAPES])
 def test_a_row_of_each_known_source_is_read(source: str, row: Fields, text: str, gold: str) -> None:
     file = lines("rows.jsonl", [row])

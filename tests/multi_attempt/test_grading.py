@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import multi_attempt.grading.grader
 import multi_attempt.grading.pool
-from multi_attempt.grading import NO_ANSWER, Grader, Verdict, grade, normalize
+from multi_attempt.grading import NO_ANSWER, Grader, Verdict, grade, normalize, read_tolerance
 from multi_attempt.grading.pool import Reply
 
 # Long enough for an honest first case on a busy machine, short enough to run into a few times.
@@ -177,6 +177,50 @@ def test_a_fault_of_the_grader_is_logged_and_counts_as_wrong(
     assert (verdict.correct, verdict.method, verdict.reason) == (False, "error", "ZeroDivisionError")
     assert "answer '3\\ud800', gold answer '4'" in caplog.text
     assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "tolerance", "correct"),
+    [
+        ("4.3", "4.2", "1e-1", True),
+        (r"\frac{43}{10}", "4.2", "0.1", True),
+        ("4", "4.1", "0.1", True),
+        (r"\sqrt{17}", "4.2", "0.1", True),
+        ("x = 4.15", "4.2", "0.1", True),
+        ("4.3", "4.2", "", False),
+        ("4.31", "4.2", "1e-1", False),
+        ("-4.2", "4.2", "0.1", False),
+        ("1.1, 2.1", "1, 2", "0.1", True),
+        ("1.1, 2.2", "1, 2", "0.1", False),
+        ("1.1, 2.2", "1, 2", "0.2, 0.1", False),
+        ("4.2x", "4.3x", "1", False),
+        ("1.595", "1.6", "1%", True),
+        ("1.58", "1.6", "1%", False),
+        ("4.53e33", "4.5e33", "1%", True),
+        (r"4.48 \times 10^{33}", "4.5e33", "1%", True),
+        ("4.5e34", "4.5e33", "1%", False),
+        ("1005", "1000", "1%", False),  # a whole number is not rounded
+        ("1005.0", "1000", "1%", False),
+        ("0.001", "0.0", "1%", False),
+    ],
+)
+def test_a_tolerance_lets_numbers_differ(answer: str, gold: str, tolerance: str, correct: bool) -> None:
+    grader = Grader()
+    assert grader.grade(answer, gold, tolerance).correct is correct
+    assert grader.processes() == []
+
+
+def test_a_verdict_is_kept_for_its_own_tolerance() -> None:
+    grader = Grader()
+    tolerances = ("", "0.1", "", "0.01", "0.1")
+    verdicts = [grader.grade("4.3", "4.2", tolerance).correct for tolerance in tolerances]
+    assert verdicts == [False, True, False, False, True]
+
+
+@pytest.mark.parametrize("text", ["some", "-1", "0", "0%", "1e-1000", "1%, 0.1", "inf", "nan", "1/3"])
+def test_impossible_tolerance_is_refused_by_its_value(text: str) -> None:
+    with pytest.raises(ValueError, match=r"tolerance = .*percentage"):
+        read_tolerance(text)
 
 
 def test_what_is_too_large_is_wrong_and_says_so() -> None:

@@ -265,7 +265,7 @@ def test_build_writes_once_and_notices_an_interrupted_build(tmp_path: Path, caps
         "data_source": "toy",
         "prompt": [{"role": "user", "content": drawn["train"][1].question}],
         "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": drawn["train"][1].answer},
+        "reward_model": {"style": "rule", "ground_truth": drawn["train"][1].answer, "tolerance": ""},
         "extra_info": {"id": "1", "index": 1, "split": "train", "attempts": None},
     }
     assert [row["data_source"] for row in heldout["train"]] == list(KINDS)

@@ -285,7 +285,7 @@ def test_a_row_is_one_of_verls_schema(rows: dict[str, list[Row]]) -> None:
         "data_source": "word_problems",
         "prompt": [{"role": "user", "content": question(row)}],
         "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": str(sum(info["numbers"]))},
+        "reward_model": {"style": "rule", "ground_truth": str(sum(info["numbers"])), "tolerance": ""},
         "extra_info": {
             "id": "0",
             "index": 0,

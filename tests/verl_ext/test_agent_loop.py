@@ -598,6 +598,15 @@ def aborted(tokens: list[int], reason: str = "aborted") -> TokenOutput:
     return TokenOutput(token_ids=tokens, log_probs=[0.0] * len(tokens), stop_reason=reason)
 
 
+@pytest.mark.parametrize(("tolerance", "stop"), [("1e-1", "correct"), ("", "exhausted"), (None, "exhausted")])
+async def test_an_answer_within_the_rows_tolerance_is_right(
+    play: Play, server: FakeServer, tolerance: str | None, stop: str
+) -> None:
+    server.script = [[*b"\\boxed{4.1}", 258]]
+    output = await play(attempts=1, reward_model={"style": "rule", "ground_truth": "4", "tolerance": tolerance})
+    assert transcript(output)["stop"] == stop
+
+
 @pytest.mark.parametrize("reason", ["aborted", "abort"])
 async def test_an_aborted_generation_is_asked_for_again_and_never_graded(
     play: Play, server: FakeServer, grader: Grader, monkeypatch: pytest.MonkeyPatch, reason: str
@@ -605,9 +614,9 @@ async def test_an_aborted_generation_is_asked_for_again_and_never_graded(
     graded: list[str | None] = []
     grade = grader.grade_async
 
-    async def record(answer: str | None, gold: str) -> Any:
+    async def record(answer: str | None, *gold: str) -> Any:
         graded.append(answer)
-        return await grade(answer, gold)
+        return await grade(answer, *gold)
 
     monkeypatch.setattr(grader, "grade_async", record)
     server.script = [WRONG, aborted([*b"\\boxed{9}"], reason), aborted([], reason), RIGHT]

@@ -283,6 +283,11 @@ ROWS: list[tuple[str, Rows, tuple[str, ...]]] = [
         changed(make_rows(), 2, *GOLD, value="\\frac{1}{2"),
         ("row 2: reward_model.ground_truth", "could stand in a box"),
     ),
+    (
+        "tolerance in words",
+        changed(make_rows(), 1, "reward_model", "tolerance", value="some"),
+        ("row 1: reward_model.tolerance = 'some'", "a positive number"),
+    ),
     ("no index", changed(make_rows(), 3, *INDEX), ("row 3: extra_info.index = None", "number the rows")),
     ("index twice", changed(make_rows(), 3, *INDEX, value=1), ("row 3: extra_info.index = 1 is row 1's too",)),
     ("attempts below 1", changed(make_rows(), 0, *ATTEMPTS, value=0), ("row 0: extra_info.attempts = 0", "least 1")),
