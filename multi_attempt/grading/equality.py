@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from multi_attempt.grading.notation import Unreadable, unit_key
+from multi_attempt.grading.notation import Unreadable
 from multi_attempt.grading.policies import Policies
 from multi_attempt.grading.reading import Node, number
 from multi_attempt.grading.regions import infinity_of, is_interval, label_of_conditions, merged, pieces_of
@@ -33,6 +33,7 @@ from multi_attempt.grading.relations import (
     unlabelled,
 )
 from multi_attempt.grading.tolerance import Tolerance
+from multi_attempt.grading.units import conversion
 from multi_attempt.grading.values import (
     LARGEST_BITS,
     POSITIVE_POINTS,
@@ -56,7 +57,7 @@ _SAMPLES = (
 _FLOAT_DIGITS = 15
 _MOST_ANSWERS = 60  # side by side, spelt differently on both sides; more are not compared in any order
 _REGIONS = frozenset({"union", "minus", "both"})
-_MARKS = frozenset({"unit", "degree", "percent", "base", "modulo"})
+_MARKS = frozenset({"remark", "compound", "unit", "degree", "percent", "base", "modulo"})
 
 
 @dataclass
@@ -100,9 +101,11 @@ class Comparison:
     def _same_marks(self, left: Node, right: Node) -> bool:
         if any(node.op in _MARKS and node.args[0].op == node.op for node in (left, right)):
             return False  # 50%% is no percentage
-        if left.op in _MARKS and right.op in _MARKS and left.op != right.op:
+        if left.op in _MARKS and right.op in _MARKS and left.op != right.op and "compound" not in (left.op, right.op):
             return False  # each may be left out, but 40% is not 40 degrees
         for mark, compare in (
+            ("remark", self._same_remark),
+            ("compound", self._same_compound),
             ("unit", self._same_unit),
             ("modulo", self._same_modulo),
             ("percent", self._same_percent),
@@ -115,12 +118,24 @@ class Comparison:
                 return compare(right, left)
         raise AssertionError("a mark without a rule")
 
+    def _same_remark(self, marked: Node, other: Node) -> bool:
+        """Words that change a value are a part of it: 8 p.m. is neither 8 a.m. nor 8."""
+        said = [re.sub(r"[\W_]", "", node.name).casefold() for node in (marked, other)]
+        return other.op == "remark" and said[0] == said[1] and self.same(marked.args[0], other.args[0])
+
+    def _same_compound(self, marked: Node, other: Node) -> bool:
+        """7 ft 3 in is 87 in, and nothing without a unit."""
+        if other.op == "compound":
+            other = _in_last_unit(other)
+        return other.op == "unit" and self._same_unit(_in_last_unit(marked), other)
+
     def _same_unit(self, marked: Node, other: Node) -> bool:
         if other.op == "unit":
-            keys = unit_key(marked.name), unit_key(other.name)
-            if None not in keys and keys[0] != keys[1]:
+            factor = conversion(marked.name, other.name)
+            if factor is None:
                 return False
-            return self.same(marked.args[0], other.args[0])
+            value = marked.args[0] if factor == 1 else Node("*", (marked.args[0], number(factor)))
+            return self.same(value, other.args[0])
         return self.policies.bare_unit and other.op not in ("text", "ratio") and self.same(marked.args[0], other)
 
     def _same_modulo(self, marked: Node, other: Node) -> bool:
@@ -516,6 +531,14 @@ def _only_element(node: Node) -> Node:
 def _is_time(ratio: Node) -> bool:
     """Whether a ratio is a time of day: it is written like one, and a ratio would be written in lower terms."""
     return ratio.name == "time" and math.gcd(*(part.value.numerator for part in ratio.args)) != 1
+
+
+def _in_last_unit(compound: Node) -> Node:
+    """A quantity in several units in the smallest of them."""
+    last = compound.args[-1].name
+    sizes = [conversion(part.name, last) or 0 for part in compound.args]
+    parts = [Node("*", (*part.args, number(size))) for part, size in zip(compound.args, sizes, strict=True)]
+    return Node("unit", (Node("+", tuple(parts)),), last)
 
 
 def _difference(left: Node, right: Node) -> Node:

@@ -182,7 +182,7 @@ _DECIMAL_POINT = re.compile(r"-?\d*\.\d+")
 def _readings(normal: str, other: str, policies: Policies) -> list[Node]:
     """The trees that a text may mean; two where a comma may part thousands, answers or decimals. Raises Unreadable."""
     found = [read(normal)]
-    if GROUPED.search(normal) is not None:
+    if GROUPED.search(normal) is not None and found[0].op != "unit":  # 1,657 cents are no list
         found.append(read(normal, grouped=False))
     elif policies.decimal_comma and _DECIMAL_COMMA.fullmatch(normal) and _DECIMAL_POINT.fullmatch(other):
         found.append(read(normal.replace(",", ".")))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from multi_attempt.grading.characters import spelt_out
+from multi_attempt.grading.units import SCALES
 
 LONGEST = 1_500
 """Characters of an answer beyond which it is not read (an exact match still counts)."""
@@ -42,7 +43,7 @@ _UNICODE = str.maketrans(
         "∖": r"\setminus ", "∅": r"\emptyset ", "±": r"\pm ", "∓": r"\mp ",
         "°": r"^{\circ}",
         "′": "'", "’": "'", "″": "''", "∠": r"\angle ", "△": r"\triangle ", "。": ".",
-        "，": ",", "；": ";", "€": r"\$", "£": r"\$", "¥": r"\$",
+        "，": ",", "；": ";", "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ",
     }
 )  # fmt: skip
 
@@ -65,7 +66,7 @@ _SYNONYMS = {
     r"\ast": "*", r"\div": "/", r"\colon": ":", r"\land": r"\wedge", r"\degree": r"\circ", r"\varnothing": r"\emptyset",
     r"\backslash": r"\setminus", r"\bigcup": r"\cup", r"\simeq": r"\approx", r"\doteq": r"\approx", r"\iota": "i",
     r"\thickapprox": r"\approx", r"\varphi": r"\phi", r"\varepsilon": r"\epsilon", r"\varrho": r"\rho",
-    r"\vartheta": r"\theta", r"\arg": r"\arg", r"\lor": r"\vee", r"\pounds": r"\$", r"\euro": r"\$",
+    r"\vartheta": r"\theta", r"\arg": r"\arg", r"\lor": r"\vee",
     r"\langle": "(", r"\rangle": ")",
     r"\tg": r"\tan", r"\ctg": r"\cot", r"\arctg": r"\arctan", r"\lg": r"\lg", r"\infin": r"\infty",
 }  # fmt: skip
@@ -224,77 +225,20 @@ _PLAIN_NAMES = {"pi": r"\pi", "infinity": r"\infty", "infty": r"\infty", "inf": 
 PERCENT = frozenset({"percent", "percentage", "pct", "per cent"})
 _PREFIX = re.compile(r"(?:np|math|numpy|sp|sympy)\.(?=[a-z])")
 
-_UNIT_NAMES: dict[str, str] = {
-    name: key
-    for key, names in {
-        "$": "dollar usd buck",
-        "cent": "cent",
-        "cm": "cm centimeter centimetre",
-        "m": "meter metre",
-        "km": "km kilometer kilometre",
-        "mm": "mm millimeter millimetre",
-        "in": "inch inche inches",
-        "ft": "ft foot feet",
-        "yd": "yd yard",
-        "mi": "mi mile",
-        "s": "sec second",
-        "min": "min minute",
-        "h": "hr hour",
-        "day": "day",
-        "week": "week",
-        "month": "month",
-        "year": "year yr",
-        "g": "gram",
-        "kg": "kg kilogram",
-        "mg": "mg milligram",
-        "lb": "lb pound",
-        "oz": "oz ounce",
-        "L": "liter litre",
-        "mL": "ml milliliter millilitre",
-        "gal": "gallon",
-        "mph": "mph",
-        "unit": "unit",
-        "rad": "radian",
-        "degree": "degree deg",
-        "way": "way",
-        "": "people person student child children boy girl man men woman women apple orange book page point time times "
-        "solution value number digit integer triangle square circle coin marble ball card game side edge face "
-        "vertex vertices root factor divisor pair case term row column step move cup pound box boxes bag item piece "
-        "dog cat car house tree rupee yuan euro pizza slice ticket player team vote mark question problem "
-        "arrangement permutation combination possibility possibilities outcome path subset element zero",
-    }.items()
-    for name in names.split()
-}
+# Plain words that are a unit behind a number.
+_UNIT_NAMES = frozenset(
+    "dollar usd buck cent cm centimeter centimetre meter metre km kilometer kilometre mm millimeter millimetre inch "
+    "inche inches ft foot feet yd yard mi mile sec second min minute hr hour day week month year yr gram kg kilogram "
+    "mg milligram lb pound oz ounce liter litre ml milliliter millilitre gallon mph unit radian degree deg way "
+    "people person student child children boy girl man men woman women apple orange book page point time times "
+    "solution value number digit integer triangle square circle coin marble ball card game side edge face "
+    "vertex vertices root factor divisor pair case term row column step move cup box boxes bag item piece "
+    "dog cat car house tree rupee yuan euro pizza slice ticket player team vote mark question problem "
+    "arrangement permutation combination possibility possibilities outcome path subset element zero".split()
+)
 _NEEDS_SPACE = frozenset({"cm", "km", "mm", "ft", "yd", "mi", "hr", "yr", "kg", "mg", "lb", "oz", "ml", "sec", "min"})
-_UNIT_MODIFIERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
-
-
-def unit_key(text: str) -> str | None:
-    """A unit's canonical name (``cm^2`` for "square centimeters"), or None for a unit that is not known."""
-    words = re.findall(r"[a-zA-Z$]+|\d|/", text.lower().replace(" per ", "/"))
-    key, power = "", ""
-    for word in words:
-        if word in _UNIT_MODIFIERS:
-            power = _UNIT_MODIFIERS[word]
-        elif word.isdigit():
-            key += "^" + word
-        elif word == "/":
-            key += "/"
-        else:
-            name = _unit_name(word)
-            if not name:
-                return None
-            key += name + (f"^{power}" if power else "")
-            power = ""
-    return key or None
-
-
-def _unit_name(word: str) -> str | None:
-    if word in _UNIT_NAMES:
-        return _UNIT_NAMES[word]
-    if word.endswith("s") and word[:-1] in _UNIT_NAMES:
-        return _UNIT_NAMES[word[:-1]]
-    return word if word in ("m", "g", "s", "h", "l", "n", "j", "w") else None
+_UNIT_MODIFIERS = frozenset({"square", "sq", "cubic", "cu"})
+_SCALES_AND_TIMES = frozenset({*SCALES, "am", "pm", "north", "south", "east", "west", "squared", "cubed"})
 
 
 def _is_unit_word(word: str, spaced: bool) -> bool:
@@ -424,6 +368,8 @@ def _tokenize_letters(letters: str, found: list[Token], spaced: bool) -> None:
         found.append(Token("sign", "%", spaced))
     elif after_number and _is_unit_word(letters, spaced):
         found.append(Token("unit", letters, spaced))
+    elif after_number and letters.lower() in _SCALES_AND_TIMES:
+        found.append(Token("text", letters, spaced))
     elif len(letters) > 2:
         found.append(Token("word", letters, spaced))
     else:

@@ -14,7 +14,8 @@ from fractions import Fraction
 from itertools import zip_longest
 from typing import NamedTuple
 
-from multi_attempt.grading.notation import BASE_NAMES, PERCENT, Token, Unreadable, tokens, unit_key
+from multi_attempt.grading.notation import BASE_NAMES, PERCENT, Token, Unreadable, tokens
+from multi_attempt.grading.units import CURRENCIES, SCALES, changes_value, is_part_of
 
 DEEPEST = 30
 """Levels of nesting."""
@@ -237,23 +238,39 @@ class _Reader:
         """A value, and its unit if it has one."""
         if self.token.kind in ("number", "letter") and self._tokens[self._position + 1].text in _AFTER_A_VALUE:
             return self._atom()  # the short way for the most frequent values
-        currency = self._take(r"\$")
-        if self._at("-") and self._tokens[self._position + 1].text == r"\$":
-            self._next(), self._next()
+        currency = self._currency()
+        if self._at("-") and self._tokens[self._position + 1].text in CURRENCIES:
+            self._next()
+            currency = self._currency()
             value = _negative(self._union())
         else:
             value = self._union()
-        if self.token.kind == "end":
-            return Node("unit", (value,), "$") if currency else value
         if self.token.kind in ("text", "unit"):
+            value = _measured(value, self._unit())
+            if value.op == "unit":
+                value = self._with_smaller_units(value)
+        currency = self._currency() or currency
+        return Node("unit", (value,), currency) if currency and value.op != "unit" else value
+
+    def _currency(self) -> str:
+        is_money = self.token.text in CURRENCIES and self.token.kind in ("command", "word")
+        return CURRENCIES[self._next().text] if is_money else ""
+
+    def _with_smaller_units(self, first: Node) -> Node:
+        """A quantity in several units, 7 ft 3 in, or the one that stands here."""
+        parts = [first]
+        while True:
+            start = self._position
+            self._take("and", ",")
+            value = self._product() if self.token.kind == "number" else None
+            if value is None or self.token.kind not in ("text", "unit"):
+                break
             unit = self._unit()
-            if unit.lower() in PERCENT:
-                return Node("percent", (value,))
-            if unit_key(unit) == "degree":
-                return Node("degree", (value,))
-            return Node("unit", (value,), unit)
-        currency = self._take(r"\$") or currency
-        return Node("unit", (value,), "$") if currency else value
+            if not is_part_of(unit, parts[-1].name):
+                break
+            parts.append(Node("unit", (value,), unit))
+        self._position = start
+        return first if len(parts) == 1 else Node("compound", tuple(parts))
 
     def _unit(self) -> str:
         words: list[str] = []
@@ -792,6 +809,30 @@ class _Reader:
                 return "".join(texts)
             if token.text not in ("{", "}"):
                 texts.append(token.text)
+
+
+_SCALED = {
+    **{name: lambda value, size=size: Node("*", (value, number(size))) for name, size in SCALES.items()},
+    "pi": lambda value: Node("*", (value, Node("symbol", name=r"\pi"))),
+    "squared": lambda value: Node("^", (value, number(2))),
+    "cubed": lambda value: Node("^", (value, number(3))),
+    "factorial": lambda value: Node("!", (value,)),
+}
+"""Words behind a value that make it another."""
+
+
+def _measured(value: Node, words: str) -> Node:
+    """A value with the words behind it: a scale, its unit, or a remark that makes it something else."""
+    first, _, rest = words.partition(" ")
+    scaled = _SCALED.get(first.lower()) or _SCALED.get(first.lower().rstrip("s."))
+    if scaled is not None:
+        value = scaled(value)
+        return _measured(value, rest) if rest else value
+    if words.lower() in PERCENT:
+        return Node("percent", (value,))
+    if words.lower().rstrip("s.") in ("degree", "deg"):
+        return Node("degree", (value,))
+    return Node("remark" if changes_value(words) else "unit", (value,), words)
 
 
 _FIGURES = (r"\angle", r"\triangle", r"\measuredangle")

@@ -126,9 +126,45 @@ def _chain(dice: random.Random) -> Relatives:
     return str(value), [f"x={value - 1}+1={value}"], [f"x={other}={value}", f"x={value}={other}", f"{other}=x={value}"]
 
 
+def _unit(dice: random.Random) -> Relatives:
+    size, (larger, smaller, count) = dice.randint(2, 99), dice.choice(_SIZES)
+    others = [unit for unit in ("days", "kJ", "pounds", "cents", "apples", "cm^2") if unit not in (larger, smaller)]
+    wrong = [f"{size}\\text{{ {unit}}}" for unit in (smaller, *others)] + [f"{size + 1}\\text{{ {larger}}}"]
+    return f"{size}\\text{{ {larger}}}", [f"{size * count}\\text{{ {smaller}}}", str(size)], wrong
+
+
+_SIZES = [("hours", "minutes", 60), ("ft", "in", 12), ("km", "m", 1000), ("MHz", "kHz", 1000),
+          ("gallons", "quarts", 4), ("m/s", "mm/s", 1000), ("kg", "mg", 10**6)]  # fmt: skip
+
+
+def _compound(dice: random.Random) -> Relatives:
+    large, small, (larger, smaller, count) = dice.randint(1, 9), dice.randint(1, 11), dice.choice(_SIZES[:2])
+    gold = f"{large}\\text{{ {larger} }} {small}\\text{{ {smaller}}}"
+    right = [f"{large * count + small}\\text{{ {smaller}}}", gold.replace("} ", "}\\text{ and }", 1)]
+    return (
+        gold,
+        right,
+        [str(large), str(small), f"{large}\\text{{ {larger}}}", gold.replace(str(large), str(large + 1))],
+    )
+
+
+def _words_behind(dice: random.Random) -> Relatives:
+    value = dice.randint(13, 500)
+    scale, times = dice.choice([("million", 10**6), ("dozen", 12), ("hundred", 100), ("thousand", 1000)])
+    changing = ["or 7", "plus 1", f"{scale}", "a.m.", "north", "squared", "is wrong", "or more", "and a half", "tenths"]
+    right = [f"{value}\\text{{ {words}}}" for words in ("", "apples", "in total", "different ways")]
+    assert grade_here(f"{value}\\text{{ {scale}}}", str(value * times))
+    return str(value), right, [f"{value}\\text{{ {words}}}" for words in changing]
+
+
+def grade_here(answer: str, gold: str) -> bool:
+    """Whether the layers call an answer right."""
+    return decide(answer, gold, Policies()).correct is True
+
+
 RELATIVES: list[Callable[[random.Random], Relatives]] = [
     _raised, _lowered, _rooted, _with_unseen_characters, _repeating, _time, _in_a_base, _without_a_base, _rounded,
-    _region, _outside, _chain,
+    _region, _outside, _chain, _unit, _compound, _words_behind,
 ]  # fmt: skip
 
 
