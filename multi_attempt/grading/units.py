@@ -269,14 +269,15 @@ _CHANGING = frozenset(
     "hundred thousand million billion trillion dozen squared cubed factorial "
     "or and plus minus by to through versus but except without divided multiplied modulo mod remainder "
     "not no never none neither nor cannot wrong incorrect false isn't aren't wasn't can't doesn't don't "
-    "less more fewer greater larger smaller bigger above below under over exceeds least most beyond "
-    "maybe perhaps possibly probably could might may if unless when where whether is are was were be too than "
+    "above below under over exceeds least most beyond "
+    "maybe perhaps possibly probably could might may if unless when where whether is are was were be too "
     "north south east west northeast northwest southeast southwest up down upward upwards downward downwards clockwise "
     "counterclockwise anticlockwise forward forwards backward backwards "
     "am pm noon midnight morning afternoon evening night today tomorrow yesterday bc bce "
     "before after past ago until till".split()
 )
-_CHANGING_ALONE = frozenset("even odd prime composite positive negative left right up times ad ce".split())
+_CHANGING_ALONE = frozenset("even odd prime composite positive negative left right up ad ce".split())
+_COMPARING = frozenset("less more fewer greater larger smaller bigger than".split())  # but "25 more stickers than Ann"
 _TIMES = re.compile(r"\btimes \w")
 
 
@@ -288,4 +289,4 @@ def changes_value(text: str) -> bool:
         return True
     if any(word in _CHANGING for word in words) or _TIMES.search(text.lower()):
         return True
-    return len(words) == 1 and words[0] in _CHANGING_ALONE and words[0] != "times"
+    return bool(words) and (_COMPARING.issuperset(words) or (len(words) == 1 and words[0] in _CHANGING_ALONE))
