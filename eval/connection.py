@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 KEY = "OPENAI_API_KEY"
 """The variable of the environment that has the server's key."""
@@ -152,7 +153,10 @@ class Connection:
         user, password = parts.username or "", parts.password or ""
         login = base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode() if user or password else ""
         given = [value for _, value in parse_qsl(parts.query)]
-        return {os.environ.get(KEY, ""), password, unquote(password), login, *given} - {*_NO_KEYS}
+        secrets = {os.environ.get(KEY, ""), password, unquote(password), login, *given} - {*_NO_KEYS}
+        return {
+            form for secret in secrets for form in (secret, quote(secret), repr(secret)[1:-1], json.dumps(secret)[1:-1])
+        }
 
 
 def _is_address(url: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -434,7 +435,7 @@ def _continued_by_server(client: Any, connection: Connection, model: str, vocabu
         )
         answer = await connection.ask(request)
         choice = _choice(answer, connection)
-        cut = was_cut(choice.finish_reason)
+        cut = _was_cut(choice, connection)
         generated = _token_ids(choice, vocabulary)
         if generated is None:
             raise ServerError(f"the answer has neither text nor token ids: {connection.excerpt(answer)}")
@@ -453,6 +454,13 @@ def _choice(answer: Any, connection: Connection) -> Any:
     if not isinstance(choices, list) or not choices or not hasattr(choices[0], "finish_reason"):
         raise ServerError(f"the server's answer is no completion: {connection.excerpt(answer)}")
     return choices[0]
+
+
+def _was_cut(choice: Any, connection: Connection) -> bool:
+    try:
+        return was_cut(choice.finish_reason)
+    except RuntimeError as error:
+        raise ServerError(connection.excerpt(str(error))) from None  # a server may give any text for a reason
 
 
 def _token_ids(choice: Any, vocabulary: Vocabulary) -> list[int] | None:
@@ -521,7 +529,7 @@ class MessageStream:
         """
         answer = await self._ask(limit)
         choice = _choice(answer, self._connection)
-        truncated = was_cut(choice.finish_reason)
+        truncated = _was_cut(choice, self._connection)
         text = self._connection.hide_in_answer(_content(choice, truncated, self._connection))
         prompt_tokens, generated = _usage(answer, self._connection)
         if self._attempts == 0 or self._prompt_length is None:
@@ -607,7 +615,7 @@ def _usage(answer: Any, connection: Connection) -> tuple[int, int]:
     """The tokens of the prompt and of the answer, as the server counts them."""
     usage = getattr(answer, "usage", None)
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    if any(type(count) is not int or count < 0 for count in counts):
+    if any(type(count) is not int or not 0 <= count <= sys.maxsize for count in counts):
         raise ServerError(
             f"the server does not say how many tokens an answer has (usage): {connection.excerpt(answer)}"
         )

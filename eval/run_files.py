@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,8 @@ _WORDS = {
     bool: "true or false",
 }
 _ROUNDING = 1e-9  # a mean of ones may exceed one by so little
+_EXACT = 2**53  # as far as whole numbers are floats too
+_DRAWABLE = 1e100  # figures have room for distances between numbers, which a float must hold too
 
 
 class ReportError(ValueError):
@@ -177,8 +178,8 @@ def _logged(path: Path) -> Iterator[tuple[float, _Node]]:
             if line.strip() and not _is_half_written(line):
                 entry = _parsed(line, f"{path}, line {number}")
                 step = entry["step"].get(float)
-                if not math.isfinite(step):
-                    raise entry["step"].error("a number")
+                if not abs(step) <= _EXACT:
+                    raise entry["step"].error("a number of a step")
                 yield step, entry["data"] if "data" in entry.value else entry
 
 
@@ -213,7 +214,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     """
     root = _parsed(path.read_bytes(), str(path))
     attempts = [entry.get(int) for entry in root["attempts"]]
-    if not attempts or attempts != sorted(set(attempts)) or attempts[0] < 1:
+    if not attempts or attempts != sorted(set(attempts)) or attempts[0] < 1 or attempts[-1] > _EXACT:
         raise root["attempts"].error("one or more rising numbers from 1")
     for name in ("temperature", "sampling_temperature"):
         root[name].get(float)
@@ -300,8 +301,8 @@ class _Node:
         fits = isinstance(self.value, (int, float) if kind is float else kind)
         if not fits or (isinstance(self.value, bool) and kind is not bool):
             raise self.error(_WORDS[kind])
-        if kind is float and abs(self.value) > sys.float_info.max and self.value not in (math.inf, -math.inf):
-            raise self.error("a number that a float can hold")
+        if kind is float and _DRAWABLE < abs(self.value) < math.inf:
+            raise self.error(f"a number no greater than {_DRAWABLE:g}")
         return self.value
 
     def __getitem__(self, name: str) -> _Node:

@@ -104,9 +104,9 @@ def _estimate(samples: Mapping[str, _Sample], bounds: tuple[float, float]) -> di
         MACRO: _combined(parts, [1] * len(parts), bounds),
         WEIGHTED: _combined(parts, counts, bounds),
     }
-    nothing = {name: sample.failed.all(axis=0) for name, sample in samples.items()}
-    nothing[MACRO] = np.any(list(nothing.values()), axis=0)
-    nothing[WEIGHTED] = np.all([nothing[name] for name in samples], axis=0)
+    nothing: dict[str, np.ndarray] = {name: np.logical_and.reduce(sample.failed) for name, sample in samples.items()}
+    every = list(nothing.values())
+    nothing |= {MACRO: np.logical_or.reduce(every), WEIGHTED: np.logical_and.reduce(every)}
     return {name: _interval(mean, nothing[name]) for name, mean in named.items()}
 
 
@@ -154,7 +154,8 @@ def _combined(means: Sequence[_Mean], weights: Sequence[int], bounds: tuple[floa
 
 
 def _interval(mean: _Mean, nothing: np.ndarray) -> Interval:
-    parts = [
-        [None if unknown else float(value) for value, unknown in zip(part, nothing, strict=True)] for part in mean[:4]
-    ]
-    return Interval(*parts, [int(count) for count in mean.failed])
+    def known(part: np.ndarray) -> list[float | None]:
+        return [None if unknown else float(value) for value, unknown in zip(part, nothing, strict=True)]
+
+    failed = [int(count) for count in mean.failed]
+    return Interval(known(mean.value), known(mean.most), known(mean.low), known(mean.high), failed)

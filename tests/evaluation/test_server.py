@@ -333,6 +333,28 @@ def test_the_command_asks_as_the_file_beside_the_tokenizer_says(
     assert figures["settings"] == replace(trained, temperature=0.25).to_dict()
 
 
+def test_the_command_says_the_range_of_what_failed(
+    server: FakeServer, tokenizer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # With one attempt the answer is wrong; with two, the first is answered and the second not.
+    server.faults = [None, None, refuse(400)]
+    arguments = ["--prompts", "toy", "--concurrency", "1"]
+    assert command(server, Path(tokenizer), tmp_path / "run", *arguments) == 1
+    said = capsys.readouterr()
+    assert "served, oracle: accuracy by attempts 1: 0.0%, 2: failed" in said.out
+    assert "1 episodes failed; a figure that they are part of is a range" in said.err
+    more = tmp_path / "more.jsonl"
+    row = {"prompt": [{"role": "user", "content": "1+3=?"}], "reward_model": {"ground_truth": "4"}}
+    rows = [row | {"data_source": "questions", "extra_info": {"id": "b", "attempts": attempts}} for attempts in (1, 2)]
+    more.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    server.faults = [None, None, None, refuse(400)]
+    arguments += ["--data", str(more), "--restart"]
+    assert command(server, Path(tokenizer), tmp_path / "run", *arguments) == 1
+    said = capsys.readouterr()
+    assert "1 rows repeat a question, which counts once" in said.err
+    assert "served, oracle: accuracy by attempts 1: 0.0%, 2: 50.0% to 100.0%" in said.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

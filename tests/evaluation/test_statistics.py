@@ -117,12 +117,9 @@ def test_what_failed_makes_a_range_of_one_set_of_questions() -> None:
         assert interval.value == [0.4, 0.6]
         assert interval.most == [0.4, 1.0]
         assert interval.failed == [0, 4]
-        assert interval.low == pytest.approx([bounds(4).low, bounds(6).low])
-        assert interval.high == pytest.approx([bounds(4).high, 1.0])
-
-
-def bounds(right: int) -> tuple[float, float]:
-    return stats.binomtest(right, 10).proportion_ci(method="wilson")
+        four, six = (stats.binomtest(right, 10).proportion_ci(method="wilson") for right in (4, 6))
+        assert interval.low == pytest.approx([four.low, six.low])
+        assert interval.high == pytest.approx([four.high, 1.0])
 
 
 def test_what_failed_makes_a_range_of_pairs() -> None:
