@@ -125,11 +125,14 @@ def accuracy_by_attempts(evaluation: Mapping[str, Any]) -> Figure:
         evaluation: the content of ``eval.json``. With several models, the first is drawn muted: the one compared with.
     """
     protocol = main_protocol(evaluation)
-    lines = _model_lines(evaluation, protocol, benchmark_groups(evaluation)[0][0])
+    drawn = _model_lines(evaluation, protocol, benchmark_groups(evaluation)[0][0])
     paper = paper_curves(evaluation, protocol)
-    lines += [
-        Line(name, colour, values, dotted=True)
-        for (name, values), colour in zip(paper.items(), PAPER_COLOURS, strict=False)
+    lines = [
+        *drawn,
+        *(
+            Line(name, colour, values, dotted=True)
+            for (name, values), colour in zip(paper.items(), PAPER_COLOURS, strict=False)
+        ),
     ]
     labels = [_label(line) for line in lines]
     # As high as the labels need, one above another.
@@ -144,8 +147,11 @@ def accuracy_by_attempts(evaluation: Mapping[str, Any]) -> Figure:
     count = len(evaluation["benchmarks"])
     of = f"Mean of {count} benchmarks, {questions:,} questions" if count > 1 else f"Share of {questions:,} questions"
     dotted = ", dotted: the paper" if paper else ""
+    bars = (
+        ", bars: to where all that failed were right" if any([*line.most] != [*line.values] for line in drawn) else ""
+    )
     drawing.headings(
-        figure, "Accuracy by attempts allowed", f"{of}, protocol {protocol}. Shaded: 95% intervals{dotted}."
+        figure, "Accuracy by attempts allowed", f"{of}, protocol {protocol}. Shaded: 95% intervals{dotted}{bars}."
     )
     return figure
 

@@ -51,6 +51,16 @@ def test_an_arm_is_a_model_with_intervals_over_seeds() -> None:
     assert multi["scores"]["oracle"]["a"]["q4"] == pytest.approx([2 / 3, 1.0])
 
 
+def test_what_failed_in_a_seed_makes_a_range_of_the_mean() -> None:
+    first, second = models([0.5, 0.6], [0.5, 0.6], a=30)
+    first["results"]["oracle"]["benchmarks"]["a"] = report_files.figures([0.5, 0.6], failed=6)
+    evaluation = report_files.evaluation(first, benchmarks={"a": 30})
+    found = over_seeds(evaluation, {"arm": [first, second]}, ["a"])["models"][0]["results"]["oracle"]["macro"]
+    assert found["accuracy"] == pytest.approx([0.5, 0.6])
+    assert found["accuracy_at_most"] == pytest.approx([0.5, 0.7])
+    assert (found["failed_by_attempts"], found["high"][1]) == ([0, 6], 1.0)
+
+
 def test_means_over_benchmarks_are_within_each_seed_and_over_those_chosen() -> None:
     first, second = models([0.0], [0.0], a=30, b=10)
     for model, a, b in ((first, 0.2, 0.6), (second, 0.4, 0.8)):
