@@ -220,7 +220,7 @@ def test_what_failed_is_a_range_in_every_cell_and_sentence(tmp_path: Path) -> No
     sentences = report.headline([], content)
     assert sentences[0] == "Accuracy with 1 attempt: 40.1% -> 40.0%; with 5: 61.3% -> 60.0% to 100.0%"
     assert sentences[1].endswith("instead of 1: +21.2 -> +20.0 to +60.0")
-    drawn = drawn_text(plots.accuracy_by_attempts(content))
+    drawn = " ".join(drawn_text(plots.accuracy_by_attempts(content)).split())
     assert "60% to 100%" in drawn
     assert "bars: to where all that failed were right" in drawn
     assert "bars:" not in drawn_text(plots.accuracy_by_attempts(evaluation()))
