@@ -23,6 +23,7 @@ from multi_attempt.grading.relations import (
     STRUCTURES,
     Relation,
     is_labelled,
+    is_numbered,
     items_of,
     label_of,
     plus_minus,
@@ -31,6 +32,7 @@ from multi_attempt.grading.relations import (
     same_label,
     substituted,
     unlabelled,
+    values_in_order,
 )
 from multi_attempt.grading.tolerance import Tolerance
 from multi_attempt.grading.units import conversion
@@ -298,7 +300,7 @@ class Comparison:
             return self._same_groups(left, right)
         if kinds == {"group", "several"}:
             group, bare = (left, right) if left.op == "group" else (right, left)
-            values = [unlabelled(item) for item in bare.args] if is_labelled(bare) else bare.args
+            values = values_in_order(bare.args) if is_labelled(bare) else bare.args
             return group.name == "()" and self._same_in_order(group.args, values)
         if "several" in kinds and not kinds <= STRUCTURES:
             several, value = (left, right) if left.op == "several" else (right, left)
@@ -342,12 +344,16 @@ class Comparison:
             first, second = ({label_of(item): item for item in items} for items in (left_items, right_items))
             if is_labelled(left) and is_labelled(right) and first.keys() == second.keys():
                 return all(self.same(item, second[label]) for label, item in first.items())
-            return self._same_in_order(list(map(unlabelled, left_items)), list(map(unlabelled, right_items)))
+            if is_numbered(left_items) != is_numbered(right_items):  # the roots of an equation
+                return self._same_in_any_order(*(list(map(unlabelled, items)) for items in (left_items, right_items)))
+            return self._same_in_order(values_in_order(left_items), values_in_order(right_items))
         if not self.policies.any_order and "set" not in (left.op, right.op):
             return self._same_in_order(left_items, right_items)
-        return self._same_in_any_order(left_items, right_items)
+        return self._same_in_any_order(left_items, right_items, right.op == "set")
 
-    def _same_in_any_order(self, left: list[Node], right: list[Node]) -> bool:
+    def _same_in_any_order(self, left: list[Node], right: list[Node], is_set: bool = True) -> bool:
+        """Whether an answer's items (left) are the gold answer's; one that this repeats must be met in number."""
+        answers, golds = left, right
         common = Counter(left) & Counter(right)
         left, right = list((Counter(left) - common).elements()), list((Counter(right) - common).elements())
         if not left and not right:
@@ -356,8 +362,8 @@ class Comparison:
             return False
         if len(left) != len(right):
             # A repeated answer adds none, unless it is all there is: (-2, -2) are two roots.
-            left, right = self._distinct([*common, *left]), self._distinct([*common, *right])
-            if len(left) != len(right) or len(left) < 2:
+            left, right = self._distinct(answers), self._distinct(golds)
+            if len(left) != len(right) or len(left) < 2 or (len(right) < len(golds) and not is_set):
                 return False
         unmatched = list(right)
         for item in left:
@@ -468,8 +474,10 @@ class Comparison:
 
     def _same_chains(self, first: Relation, second: Relation) -> bool:
         """Whether inequalities agree part by part, or, of two parts, by the sign of their difference."""
-        if len(first.parts) != len(second.parts) or "in" in (*first.signs, *second.signs):
+        if len(first.parts) != len(second.parts):
             return False
+        if "in" in (*first.signs, *second.signs):
+            return first.signs == second.signs and self._same_in_order(first.parts, second.parts)
         if first.signs == second.signs and self._same_in_order(first.parts, second.parts):
             return True
         flipped = [FLIPPED[sign] for sign in reversed(second.signs)]

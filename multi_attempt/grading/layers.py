@@ -143,7 +143,8 @@ def _compare(left: str, right: str, policies: Policies, tolerance: Tolerance | N
     expands = any(sign in text for text in (left, right) for sign in (r"\pm", r"\mp"))
     undecided: Decision | None = None
     try:
-        answers, golds = _readings(left, right, policies), _readings(right, left, policies)
+        golds = _readings(right)
+        answers = _readings(left) + (_with_decimal_comma(left, golds[0]) if policies.decimal_comma else [])
     except Unreadable as error:
         if not (is_balanced(left) and is_balanced(right)):
             return Decision(False, "exact", "unbalanced braces")
@@ -175,18 +176,24 @@ def _holds_base(node: Node) -> bool:
 
 
 _ROUNDED = re.compile(r"\.\d|\d[eE]-?\d|10\^")  # a decimal, or a multiple of a power of ten
-_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
-_DECIMAL_POINT = re.compile(r"-?\d*\.\d+")
+_DECIMAL_COMMA = re.compile(r"(-?(?:\d+|\d{1,3}(?:\.\d{3})+)),(\d*[1-9]\d*)( ?(?:\\text ?\{[^{},]*\}|\\?%))?")
 
 
-def _readings(normal: str, other: str, policies: Policies) -> list[Node]:
-    """The trees that a text may mean; two where a comma may part thousands, answers or decimals. Raises Unreadable."""
+def _readings(normal: str) -> list[Node]:
+    """The trees that a text may mean; two where a comma may part thousands or answers. Raises Unreadable."""
     found = [read(normal)]
     if GROUPED.search(normal) is not None and found[0].op != "unit":  # 1,657 cents are no list
         found.append(read(normal, grouped=False))
-    elif policies.decimal_comma and _DECIMAL_COMMA.fullmatch(normal) and _DECIMAL_POINT.fullmatch(other):
-        found.append(read(normal.replace(",", ".")))
     return found
+
+
+def _with_decimal_comma(normal: str, gold: Node) -> list[Node]:
+    """An answer with its comma as a decimal point, where the gold answer is one value; in that a comma never is."""
+    match = _DECIMAL_COMMA.fullmatch(normal)
+    if match is None or gold.op in STRUCTURES or GROUPED.search(normal):
+        return []
+    whole, decimals, mark = match.groups("")
+    return [read(f"{whole.replace('.', '')}.{decimals}{mark}")]
 
 
 _STRUCTURED = STRUCTURES - {"text"}

@@ -2,7 +2,8 @@ r"""What relations and lists say: ``x = 3`` names 3, ``x > 5`` an interval, ``3 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -50,6 +51,8 @@ def relation_of(node: Node, compare: Callable[[Node, Node], bool]) -> Relation |
     if not signs:
         return Relation("value", (parts[0],), [], None, parts[0])
     if signs == ["in"]:
+        if not (parts[0].op == "symbol" or (is_label(parts[0]) and parts[0].op != "abs")):
+            return Relation("chain", tuple(parts), signs)  # where x^2 lies, x does not
         region = REALS if parts[1].name in (r"\mathbb R", "R") and parts[1].op == "symbol" else parts[1]
         return Relation("region", tuple(parts), signs, parts[0], region)
     if set(signs) == {"="}:
@@ -72,7 +75,8 @@ def _equation(parts: list[Node], signs: list[str], compare: Callable[[Node, Node
             both = Node("set", (values[-1], Node("neg", (values[-1],))))
             return Relation("value", (labels[0].args[0], both), ["="], labels[0].args[0], both)
         # x = 3, 3 = x, and W = m g h = 5: what is said last about the first.
-        return Relation("value", (labels[0], values[-1]), ["="], labels[0], values[-1])
+        label, value = in_order_of_names(labels[0], labels[0]), in_order_of_names(labels[0], values[-1])
+        return Relation("value", (label, value), ["="], label, value)
     if not labels and not any(part.op in STRUCTURES or variables(part) for part in values):
         # 2 + 3 = 5 is 5, and 6 = 5 is nothing.
         if not all(compare(one, other) for one, other in pairwise(values)):
@@ -208,7 +212,44 @@ def label_of(item: Node) -> Node | None:
 
 
 def unlabelled(item: Node) -> Node:
-    return item.args[-1] if label_of(item) is not None else item
+    label = label_of(item)
+    return item if label is None else in_order_of_names(label, item.args[-1])
+
+
+_LETTER = re.compile(r"([a-zA-Z])(?:_(\d{1,4}))?")
+
+
+def order_of_names(names: Sequence[Node]) -> list[int]:
+    """Where the values stand in a tuple without names: by the alphabet and by number, else as they are written."""
+    found = [_LETTER.fullmatch(name.name) if name.op == "symbol" else None for name in names]
+    keys = [(match[1], int(match[2] or 0)) for match in found if match]
+    places = list(range(len(names)))
+    return sorted(places, key=keys.__getitem__) if len(keys) == len(names) else places
+
+
+def in_order_of_names(label: Node, value: Node) -> Node:
+    """A tuple in the order of its names: the (1, 2) of ``(y, x) = (1, 2)`` is (2, 1)."""
+    if label.op != "group" or value.op != "group" or len(label.args) != len(value.args):
+        return value
+    return value._replace(args=tuple(value.args[place] for place in order_of_names(label.args)))
+
+
+def values_in_order(items: Sequence[Node]) -> list[Node]:
+    """The values of answers side by side, those that all have names of their own in the order of these."""
+    labels = [label_of(item) for item in items]
+    values = [unlabelled(item) for item in items]
+    names = [label for label in labels if label is not None]
+    return [values[place] for place in order_of_names(names)] if len(set(names)) == len(items) else values
+
+
+def is_numbered(items: Sequence[Node]) -> bool:
+    """Whether the names of answers are one letter with numbers, as those of an equation's roots."""
+    found = [_LETTER.fullmatch(label.name) for item in items if (label := label_of(item)) is not None]
+    return (
+        len(found) == len(items)
+        and all(match and match[2] for match in found)
+        and (len({match[1] for match in found if match}) == 1)
+    )
 
 
 def items_of(node: Node) -> list[Node]:
@@ -217,7 +258,7 @@ def items_of(node: Node) -> list[Node]:
     if node.op == "several" and items:
         label = label_of(items[0])
         if label is not None and all(label_of(item) in (None, label) for item in items):
-            items = [unlabelled(item) for item in items]
+            items = [in_order_of_names(label, item) if label_of(item) is None else unlabelled(item) for item in items]
     found: list[Node] = []
     for item in items:
         expanded = plus_minus(item)

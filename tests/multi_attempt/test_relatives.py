@@ -157,6 +157,40 @@ def _words_behind(dice: random.Random) -> Relatives:
     return str(value), right, [f"{value}\\text{{ {words}}}" for words in changing]
 
 
+def _named_parts(dice: random.Random) -> Relatives:
+    names, (one, other) = dice.choice(["xy", "ab", "mn", "pq", "uv"]), dice.sample(range(-30, 30), 2)
+    first, second = names
+    right = [
+        f"{second}={other}, {first}={one}",
+        f"{first}={one} \\text{{ and }} {second}={other}",
+        f"({second},{first})=({other},{one})",
+    ]
+    wrong = [f"{second}={one}, {first}={other}", f"({second},{first})=({one},{other})", f"({other},{one})"]
+    return f"({one},{other})", right, wrong
+
+
+def _repeated(dice: random.Random) -> Relatives:
+    one, other = dice.sample(range(-30, 30), 2)
+    return f"{one},{other},{other}", [f"{other},{one},{other}"], [f"{one},{other}", f"{one},{one},{other}", str(other)]
+
+
+def _comma(dice: random.Random) -> Relatives:
+    one, other = dice.randint(1, 99), dice.randint(1, 99)
+    return f"{one},{other}", [f"{one}, {other}"], [f"{one}.{other}"]
+
+
+def _decimal(dice: random.Random) -> Relatives:
+    one, other = dice.randint(1, 99), dice.randint(1, 99)
+    return f"{one}.{other:02}", [f"{one},{other:02}"], [f"{one}{other:02}", f"{one + 1},{other:02}"]
+
+
+def _inside(dice: random.Random) -> Relatives:
+    low = dice.randint(0, 30)
+    gold = f"[{low},{low + dice.randint(1, 9)})"
+    wrong = [f"{name} \\in {gold}" for name in ("x^2", "-x", "|x|", "\\frac{1}{x}", "x+1", "2x")]
+    return gold, [f"x \\in {gold}"], wrong
+
+
 def grade_here(answer: str, gold: str) -> bool:
     """Whether the layers call an answer right."""
     return decide(answer, gold, Policies()).correct is True
@@ -164,7 +198,8 @@ def grade_here(answer: str, gold: str) -> bool:
 
 RELATIVES: list[Callable[[random.Random], Relatives]] = [
     _raised, _lowered, _rooted, _with_unseen_characters, _repeating, _time, _in_a_base, _without_a_base, _rounded,
-    _region, _outside, _chain, _unit, _compound, _words_behind,
+    _region, _outside, _chain, _unit, _compound, _words_behind, _named_parts, _repeated,
+    _comma, _decimal, _inside,
 ]  # fmt: skip
 
 
