@@ -105,9 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
         **{name: getattr(arguments, name) for name in ("attempts", "samples", "seed", "concurrency")},
     )
     models = _checked(named, arguments.server)
-    engine = _engine(arguments, chosen)
     rows = [row for files in arguments.data for path in files for row in _read_rows(path)]
     questions = _once(rows)
+    engine = _engine(arguments, chosen)
     copies = [f"{len(rows) - len(questions)} rows repeat a question, which counts once"] * (len(rows) > len(questions))
     print(f"multi-attempt eval: {'; '.join([*_notes(arguments, chosen), *copies])}", file=sys.stderr)
     try:

@@ -210,7 +210,7 @@ def test_tables_say_what_was_measured(results: Path) -> None:
     # 30 - 0 and 20 - 10 at equal steps; 30 - 10 and 20 - 10 at equal tokens.
     assert row(page, "| points more", "multi against single")[1].startswith("+20.0 [")
     assert row(page, "| points more", "multi against single, equal tokens")[1].startswith("+15.0 [")
-    # Of ten questions a benchmark: the bootstrap's mean is that of the seeds.
+    # Of ten questions a benchmark: the mean over questions is that of the seeds.
     assert row(page, "| points more", "multi against single")[2].startswith("+20.0 [")
     assert row(page, "## Ablations", "M = 2")[:4] == ["16", "60.0%", "80.0%", "80.0%"]
     assert row(page, "## Ablations", "single")[:3] == ["16", "70.0%", "70.0%"]
