@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 from multi_attempt.grading.notation import Unreadable
@@ -34,9 +35,11 @@ from multi_attempt.grading.relations import (
     unlabelled,
     values_in_order,
 )
+from multi_attempt.grading.samples import break_points, far_points
 from multi_attempt.grading.tolerance import Tolerance
 from multi_attempt.grading.units import conversion
 from multi_attempt.grading.values import (
+    FAR_DIGITS,
     LARGEST_BITS,
     POSITIVE_POINTS,
     SIGNED_POINTS,
@@ -56,6 +59,8 @@ _SAMPLES = (
     (range(POSITIVE_POINTS), 4),
     (range(POSITIVE_POINTS, POSITIVE_POINTS + SIGNED_POINTS), 3),
 )
+_BOTH_SIGNS = (0, 1, 2, POSITIVE_POINTS, POSITIVE_POINTS + 1, POSITIVE_POINTS + 2, 3, 4)
+_NOTHING_LEFT = 1e-30  # what is left of a difference by rounding
 _FLOAT_DIGITS = 15
 _MOST_ANSWERS = 60  # side by side, spelt differently on both sides; more are not compared in any order
 _REGIONS = frozenset({"union", "minus", "both"})
@@ -219,6 +224,11 @@ class Comparison:
                 if found == enough:
                     break
             seen += found
+        for point in self._other_points(left, right, integers, log_base):
+            same = self._equal_where_defined(left, right, point)
+            if same is False:
+                return False
+            seen += same is True
         if seen > 1:
             return True
         for at in _SAMPLES[0][0][:4]:
@@ -227,6 +237,14 @@ class Comparison:
                 return False
             seen += same is True
         return seen > 1
+
+    def _other_points(self, left: Node, right: Node, integers: frozenset[str], log_base: int = 0) -> Iterator[Point]:
+        """Points far out, and about the places where a formula may break."""
+        nodes, names = (left, right), sorted(variables(left) | variables(right))
+        for places in far_points(nodes, names, integers):
+            yield Point(0, integers, True, log_base, FAR_DIGITS, places)
+        for places in break_points(nodes, names, integers, self.budget.steps):
+            yield Point(0, integers, True, log_base, places=places)
 
     def _equal_where_defined(self, left: Node, right: Node, point: Point) -> bool | None:
         try:
@@ -495,12 +513,18 @@ class Comparison:
         if not variables(first) and not variables(second):
             return None
         factor, seen = None, 0
-        for at in range(POSITIVE_POINTS + SIGNED_POINTS):
-            point = Point(at)
+        near = (Point(at) for at in _BOTH_SIGNS)
+        for point in chain(near, self._other_points(first, second, frozenset())):
             try:
                 above, below = value(first, point, self.budget), value(second, point, self.budget)
             except Undefined:
                 continue
+            except TooLarge:
+                if not point.places or self.budget.steps < 0:
+                    raise
+                continue
+            if point.places:
+                above, below = (0 if abs(size) < _NOTHING_LEFT else size for size in (above, below))
             if not above or not below:
                 if bool(above) != bool(below):
                     return None
@@ -510,8 +534,6 @@ class Comparison:
             elif abs(above / below - factor) > abs(factor) * 1e-25:
                 return None
             seen += 1
-            if seen >= 5:
-                return float(factor)
         return float(factor) if factor is not None and seen >= 3 else None
 
     # ---- Intervals and unions ----

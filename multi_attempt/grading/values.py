@@ -12,7 +12,7 @@ import random
 import threading
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -206,7 +206,8 @@ def context(digits: int) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _coordinate(name: str, number: int) -> Fraction:
+def coordinate(name: str, number: int) -> Fraction:
+    """A draw for a name, between -1.2 and 1.2, the same in every process."""
     return Fraction(random.Random(zlib.crc32(name.encode()) + number).uniform(-1.2, 1.2)).limit_denominator(10**6)
 
 
@@ -237,6 +238,7 @@ class Point:
         real: over the reals: roots and logarithms of negative numbers are undefined.
         log_base: of a logarithm without a base: 0 for e.
         digits: of the arithmetic.
+        places: values of variables; if there are any, the number says nothing.
     """
 
     number: int = 0
@@ -244,6 +246,7 @@ class Point:
     real: bool = True
     log_base: int = 0
     digits: int = 50
+    places: tuple[tuple[str, Fraction], ...] = ()
 
     def constant(self, number: Fraction) -> Any:
         """A rational number in the point's arithmetic."""
@@ -251,7 +254,10 @@ class Point:
 
     def coordinate(self, name: str) -> Any:
         """A variable's value."""
-        draw = _coordinate(name, self.number)
+        for given, number in self.places:
+            if given == name:
+                return self.constant(number)
+        draw = coordinate(name, self.number)
         mp = context(self.digits)
         if name in self.integers:
             return mp.mpf(round(6 + 4 * draw) + self.number)
@@ -412,13 +418,15 @@ class _Evaluation:
         if self._mp.im(argument):
             raise Undefined(name)
         self._limit(abs(argument), 10.0 ** (self._point.digits // 2))
-        return getattr(self._mp, name)(argument)
+        nearest = self._mp.nint(argument)  # the logarithm of 8 to base 2 is 3, and not a little less
+        is_whole = abs(argument - nearest) < self._mp.mpf(10) ** (-(self._point.digits * 2) // 5)
+        return nearest if is_whole else getattr(self._mp, name)(argument)
 
     def modulo(self, number: Any, modulus: Any) -> Any:
         if not modulus or self._mp.im(number) or self._mp.im(modulus):
             raise Undefined("modulo")
         self._limit(abs(number / modulus), 1e20)
-        return number - modulus * self._mp.floor(number / modulus)
+        return number - modulus * self.whole("floor", number / modulus)
 
     def extreme(self, choose: Callable[..., Any], *values: Any) -> Any:
         if any(self._mp.im(number) for number in values):
@@ -431,7 +439,7 @@ class _Evaluation:
         result = mp.mpf(1)
         for number, argument in enumerate(arguments):
             self._limit(abs(argument), 1e4)
-            result += mp.sin(argument * self._point.constant(_coordinate(f"{name}()", number)) + 1) + argument / 7
+            result += mp.sin(argument * self._point.constant(coordinate(f"{name}()", number)) + 1) + argument / 7
         return result
 
 
@@ -470,6 +478,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 _CLOSE = 35  # digits to which equal values agree, of 50
 _FINER = 120  # digits for the second look
+FAR_DIGITS = 120
+"""Digits far out, where large terms may cancel."""
 
 
 def equal_at(left: Node, right: Node, point: Point, budget: Budget) -> bool:
@@ -485,8 +495,10 @@ def equal_at(left: Node, right: Node, point: Point, budget: Budget) -> bool:
         return True
     if difference > size * 1e-6 and size > 1e-12 and min(abs(first), abs(second)) > size * 1e-20:
         return False
-    finer = Point(point.number, point.integers, point.real, point.log_base, _FINER)
+    finer = replace(point, digits=_FINER if point.digits < _FINER else 2 * _FINER)
     first, second = value(left, finer, budget), value(right, finer, budget)
     closer, size = abs(first - second), max(abs(first), abs(second))
-    mp = context(_FINER)
-    return bool(closer <= size * mp.mpf(10) ** (-_FINER + 15) or closer <= difference * mp.mpf(10) ** -(_FINER // 3))
+    mp = context(finer.digits)
+    return bool(
+        closer <= size * mp.mpf(10) ** (-finer.digits + 15) or closer <= difference * mp.mpf(10) ** -(_FINER // 3)
+    )

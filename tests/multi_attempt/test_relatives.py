@@ -191,6 +191,23 @@ def _inside(dice: random.Random) -> Relatives:
     return gold, [f"x \\in {gold}"], wrong
 
 
+def _broken(dice: random.Random) -> Relatives:
+    at = dice.randint(1, 400)
+    wrong = [f"|x+{at}|", f"-x-{at}", f"\\max(x+{at},0)", f"\\sqrt{{(x+{at})^2}}", f"\\min(x+{at},{2 * at})"]
+    return f"x+{at}", [f"\\max(x,-x-{2 * at + 1})+{at}-\\max(-2x-{2 * at + 1},0)"], wrong
+
+
+def _rounded_down(dice: random.Random) -> Relatives:
+    by = dice.randint(2, 60)
+    right = [f"\\lceil\\frac{{n-{by - 1}}}{{{by}}}\\rceil", f"\\frac{{n-n \\bmod {by}}}{{{by}}}"]
+    wrong = [f"\\lfloor\\frac{{n{change}}}{{{by}}}\\rfloor" for change in ("-1", "+1")]
+    return (
+        f"\\lfloor\\frac{{n}}{{{by}}}\\rfloor",
+        right,
+        [*wrong, f"\\frac{{n}}{{{by}}}", f"\\lceil\\frac{{n}}{{{by}}}\\rceil"],
+    )
+
+
 def grade_here(answer: str, gold: str) -> bool:
     """Whether the layers call an answer right."""
     return decide(answer, gold, Policies()).correct is True
@@ -199,7 +216,7 @@ def grade_here(answer: str, gold: str) -> bool:
 RELATIVES: list[Callable[[random.Random], Relatives]] = [
     _raised, _lowered, _rooted, _with_unseen_characters, _repeating, _time, _in_a_base, _without_a_base, _rounded,
     _region, _outside, _chain, _unit, _compound, _words_behind, _named_parts, _repeated,
-    _comma, _decimal, _inside,
+    _comma, _decimal, _inside, _broken, _rounded_down,
 ]  # fmt: skip
 
 
