@@ -8,6 +8,7 @@ from functools import cache
 from typing import NamedTuple
 
 from multi_attempt.statements import final_statement, hash_line, last_number
+from multi_attempt.words import are_bounds, is_denied
 
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{")
 _BARE_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])(?!\s*\{)[ \t]*")
@@ -147,8 +148,10 @@ _COPULA = re.compile(r"(?:\b(?:is|are|be|by|equals|it's)\b|:|(?<![<>!=])=)[ \t]*
 _AFTERTHOUGHT = re.compile(r",? (?:because|since|where|as)\b")
 _CHATTER = re.compile(r"<\||\bI hope\b")
 _SENTENCE_END = re.compile(r"[.!?](?:\s+|$)|\n+")
-_COUNTED = re.compile(r"(?=\S*\d)(\S+)(?: +[^\W\d]+)+")  # 12 distinct sequences
+_COUNTED = re.compile(r"(?=\S*\d)(\S+)((?: +[^\W\d]+)+)")  # 12 distinct sequences
+_OF_A_NUMBER = 3  # words behind it that are about it
 _PROSE = re.compile(r"[a-zA-Z]{3,} [a-zA-Z]{2,}")
+_FORMULAS = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]", re.DOTALL)
 _MATH = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
@@ -156,7 +159,7 @@ def stated(text: str) -> str | None:
     r"""What sentences, put where an answer should stand alone, state as their answer; None if that is not plain.
 
     A box in them, or what the last sentence ends in: "..., so the largest is 34.", "there are 12 distinct ones", or its
-    last formula.
+    last formula. A sentence that denies its value, or gives it a bound ("is less than $42$"), states none.
     """
     box = boxed(text)
     if box is not None or _BOX.search(text):
@@ -165,10 +168,12 @@ def stated(text: str) -> str | None:
     sentence = next((part for part in reversed(_SENTENCE_END.split(text)) if part.strip()), "").strip()
     for copula in reversed(list(_COPULA.finditer(sentence))):
         value = _AFTERTHOUGHT.split(sentence[copula.end() :], maxsplit=1)[0]
+        if is_denied(sentence[: copula.end()]):
+            return None
         if formula := _last_formula(value):
             return formula
         if counted := _COUNTED.fullmatch(value):
-            return counted[1]
+            return f"{counted[1]}\\text{{ {' '.join(counted[2].split()[:_OF_A_NUMBER])}}}"
         if not _PROSE.search(value):
             return value
     sentence = _AFTERTHOUGHT.split(sentence, maxsplit=1)[0]
@@ -178,7 +183,9 @@ def stated(text: str) -> str | None:
 def _last_formula(text: str) -> str | None:
     end, opening = max((text.rfind(closing), opening) for opening, closing in _MATH)
     start = text.rfind(opening, 0, max(end, 0))
-    return text[start + len(opening) : end].strip() or None if 0 <= start < end else None
+    if not 0 <= start < end or are_bounds(_FORMULAS.sub(" ", text[:start]), text[end + len(opening) :]):
+        return None
+    return text[start + len(opening) : end].strip() or None
 
 
 def answer_tag(text: str) -> str | None:

@@ -77,7 +77,7 @@ _THOUSANDS_MARK = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!|\\,)\s*(?=\d{3}(?!\d))")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,/^_])(\d{1,3}(?: \d{3})+)(?![\d/])")
 _LEAD_IN = re.compile(
     r"^(?:(?:so|thus|hence|therefore|finally),? +)?(?:(?:the|our) +)?(?:final +)?"
-    r"(?:answer|result|solution|value)s?(?: +(?:is|are|equals))?(?: *:)? +(?=\S)",
+    r"(?:answer|result|solution|value)s?(?: +(?:is|are|equals))?(?: *:)? +(?![a-z]+n't)(?=\S)",
     re.IGNORECASE,
 )
 _LEADING_SIGN = re.compile(r"^(?:=|\\approx(?![a-zA-Z])) *")

@@ -15,7 +15,8 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from multi_attempt.grading.notation import BASE_NAMES, PERCENT, Token, Unreadable, tokens
-from multi_attempt.grading.units import CURRENCIES, SCALES, changes_value, is_part_of
+from multi_attempt.grading.units import CURRENCIES, SCALES, is_part_of
+from multi_attempt.words import changes_value
 
 DEEPEST = 30
 """Levels of nesting."""

@@ -258,35 +258,3 @@ def _singular(word: str) -> str:
     if word.endswith(("xes", "ches", "shes", "sses")):
         return word[:-2]
     return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
-
-
-# ---- Words that change a value ----
-
-_CHANGING = frozenset(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety half halves third thirds quarter quarters "
-    "fourth fourths fifth fifths sixth sixths tenth tenths hundredth hundredths thousandth thousandths "
-    "hundred thousand million billion trillion dozen squared cubed factorial "
-    "or and plus minus by to through versus but except without divided multiplied modulo mod remainder "
-    "not no never none neither nor cannot wrong incorrect false isn't aren't wasn't can't doesn't don't "
-    "above below under over exceeds least most beyond "
-    "maybe perhaps possibly probably could might may if unless when where whether is are was were be too "
-    "north south east west northeast northwest southeast southwest up down upward upwards downward downwards clockwise "
-    "counterclockwise anticlockwise forward forwards backward backwards "
-    "am pm noon midnight morning afternoon evening night today tomorrow yesterday bc bce "
-    "before after past ago until till".split()
-)
-_CHANGING_ALONE = frozenset("even odd prime composite positive negative left right up ad ce".split())
-_COMPARING = frozenset("less more fewer greater larger smaller bigger than".split())  # but "25 more stickers than Ann"
-_TIMES = re.compile(r"\btimes \w")
-
-
-@lru_cache(maxsize=4096)
-def changes_value(text: str) -> bool:
-    """Whether words behind a number, or around one, make it another, or say that it is not what is meant."""
-    words = [word.lower().replace(".", "") for word in _WORDS.findall(text)]
-    if any(character.isdigit() for character in re.sub(r"\^\{?-?\d", "", text)):
-        return True
-    if any(word in _CHANGING for word in words) or _TIMES.search(text.lower()):
-        return True
-    return bool(words) and (_COMPARING.issuperset(words) or (len(words) == 1 and words[0] in _CHANGING_ALONE))

@@ -72,7 +72,7 @@ def test_boxes_with_only_and_or_commas_between_them_are_one_answer(text: str, an
         ("The answer is 42", "42"),
         ("so the largest $n$ is 34.", "34"),
         ("Therefore $x \\geq 5$ is the solution.", r"x \geq 5"),
-        ("There are 12 distinct sequences.", "12"),
+        ("There are 12 distinct sequences.", r"12\text{ distinct sequences}"),
         ("42 because geometry proves it", "42"),
         ("First compute 6*7.\n42", "42"),
         ("Final answer: The final answer is $(-6, 10)$. I hope it is correct.", "(-6, 10)"),

@@ -213,10 +213,18 @@ def grade_here(answer: str, gold: str) -> bool:
     return decide(answer, gold, Policies()).correct is True
 
 
+def _bounded(dice: random.Random) -> Relatives:
+    number = dice.randint(2, 999)
+    right = [f"The answer is ${number}$", f"there are {number} distinct ones", f"so the largest value is {number}."]
+    wrong = [f"The answer is {words} ${number}$" for words in ("less than", "not", "at most", "unlikely to be", "over")]
+    wrong += [f"There are {number} {words}" for words in ("dozen eggs", "or so too many", "hundred people")]
+    return str(number), right, wrong
+
+
 RELATIVES: list[Callable[[random.Random], Relatives]] = [
     _raised, _lowered, _rooted, _with_unseen_characters, _repeating, _time, _in_a_base, _without_a_base, _rounded,
     _region, _outside, _chain, _unit, _compound, _words_behind, _named_parts, _repeated,
-    _comma, _decimal, _inside, _broken, _rounded_down,
+    _comma, _decimal, _inside, _broken, _rounded_down, _bounded,
 ]  # fmt: skip
 
 
