@@ -245,7 +245,6 @@ def test_what_is_no_answer_is_a_failed_episode(
     assert entry["failed"] == 1
     [error] = [row["error"] for row in rows(tmp_path) if row["error"]]
     assert error.startswith(("ServerError: ", "OverflowError: "))
-    assert run(Server(**both_ways), tmp_path, "2+2=?", "1+3=?")["failed"] == 0
 
 
 @pytest.mark.parametrize(
