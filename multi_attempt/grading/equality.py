@@ -360,10 +360,14 @@ class Comparison:
         left_items, right_items = items_of(left), items_of(right)
         if is_labelled(left) or is_labelled(right):
             first, second = ({label_of(item): item for item in items} for items in (left_items, right_items))
-            if is_labelled(left) and is_labelled(right) and first.keys() == second.keys():
+            if is_labelled(left) and is_labelled(right):
+                if first.keys() != second.keys():  # the labels are then compared, too: some may say the same
+                    return self._same_in_order(left_items, right_items)
                 return all(self.same(item, second[label]) for label, item in first.items())
             if is_numbered(left_items) != is_numbered(right_items):  # the roots of an equation
                 return self._same_in_any_order(*(list(map(unlabelled, items)) for items in (left_items, right_items)))
+            if all(label_of(item) is not None for item in (*left.args, *right.args)):  # x = 2, y = 3 and x = 2, x = 3
+                return self._same_in_any_order(list(left.args), list(right.args))
             return self._same_in_order(values_in_order(left_items), values_in_order(right_items))
         if not self.policies.any_order and "set" not in (left.op, right.op):
             return self._same_in_order(left_items, right_items)

@@ -168,15 +168,28 @@ def is_label(node: Node) -> bool:
 
 def same_label(left: Node | None, right: Node | None) -> bool:
     """Whether two names may be the same one's: one is missing, in words, or a function whose value has a name."""
-    if left is None or right is None or left == right or (left.op == right.op and "" in (left.name, right.name)):
+    unsaid = Node("symbol")
+    if left is None or right is None or left == right or unsaid in (left, right):
         return True
     if "text" in (left.op, right.op):
         return True  # words say what is meant in the author's own way
+    left, right = _in_alphabetical_order(left), _in_alphabetical_order(right)
+    if left == right:
+        return True
     # f(x) = 2x and y = 2x, or f(n) = 2n
     applied = [label for label in (left, right) if label.op in ("call", "*")]
     if len(applied) == 2 and left.op == right.op:
-        return (left.op == "call" and left.name == right.name) or left.args[0] == right.args[0]
+        if left.op == "call":
+            return left.name == right.name
+        return left.args[0] == right.args[0] and all(label.args[-1].name.islower() for label in applied)
     return len(applied) == 1 and applied[0].op == "call" and Node("symbol", name="y") in (left, right)
+
+
+def _in_alphabetical_order(label: Node) -> Node:
+    """The name of a line or a triangle from its corners: AB is BA, and not AC."""
+    if label.op == "*" and all(part.op == "symbol" and part.name[:1].isupper() for part in label.args):
+        return Node("*", tuple(sorted(label.args)))
+    return label
 
 
 def renamed(first: Relation, second: Relation) -> tuple[Node, Node]:
@@ -208,7 +221,7 @@ def is_labelled(node: Node) -> bool:
 def label_of(item: Node) -> Node | None:
     if item.op != "relation" or set(item.name.split()) - {"=", "~"} or not is_label(item.args[0]):
         return None
-    return item.args[0]
+    return _in_alphabetical_order(item.args[0])
 
 
 def unlabelled(item: Node) -> Node:
