@@ -233,11 +233,17 @@ _LETTER = re.compile(r"([a-zA-Z])(?:_(\d{1,4}))?")
 
 
 def order_of_names(names: Sequence[Node]) -> list[int]:
-    """Where the values stand in a tuple without names: by the alphabet and by number, else as they are written."""
+    """Where the values stand in a tuple without names: by the alphabet and by number, else as they are written.
+
+    Letters that are no neighbours have no order that all would know: (k, n), but also (n, k).
+    """
     found = [_LETTER.fullmatch(name.name) if name.op == "symbol" else None for name in names]
     keys = [(match[1], int(match[2] or 0)) for match in found if match]
     places = list(range(len(names)))
-    return sorted(places, key=keys.__getitem__) if len(keys) == len(names) else places
+    ranks = [ord(letter) for letter, _ in keys]
+    if len(keys) < len(names) or max(ranks, default=0) - min(ranks, default=0) > len(names):
+        return places
+    return sorted(places, key=keys.__getitem__)
 
 
 def in_order_of_names(label: Node, value: Node) -> Node:
