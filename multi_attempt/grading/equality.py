@@ -49,6 +49,7 @@ from multi_attempt.grading.values import (
     Undefined,
     equal_at,
     exact,
+    holds_divisors,
     holds_pi,
     value,
     variables,
@@ -206,6 +207,8 @@ class Comparison:
 
     def _same_everywhere(self, left: Node, right: Node) -> bool:
         integers = frozenset(self.policies.integers.split())
+        if holds_divisors(left) or holds_divisors(right):
+            integers = variables(left) | variables(right)
         return any(self._agree(left, right, integers, base) for base in _log_bases(left, right))
 
     def _agree(self, left: Node, right: Node, integers: frozenset[str], log_base: int) -> bool:

@@ -223,6 +223,11 @@ def variables(node: Node) -> frozenset[str]:
     return frozenset(found)
 
 
+def holds_divisors(node: Node) -> bool:
+    """Whether a greatest common divisor, or a least common multiple, is a part of a tree."""
+    return node.op in ("gcd", "lcm") or any(map(holds_divisors, node.args))
+
+
 def holds_pi(node: Node) -> bool:
     """Whether pi is a part of a tree."""
     return (node.op == "symbol" and node.name == r"\pi") or any(map(holds_pi, node.args))
@@ -433,6 +438,12 @@ class _Evaluation:
             raise Undefined("order")
         return choose(self._mp.re(number) for number in values)
 
+    def divisors(self, function: Callable[..., int], *values: Any) -> Any:
+        if not all(self._mp.isint(number) and self._mp.re(number) > 0 for number in values):
+            raise Undefined("divisors of what is no positive whole number")
+        self._limit(max(map(abs, values)), _LARGEST_ANGLE)
+        return self._mp.mpf(function(*(int(self._mp.re(number)) for number in values)))
+
     def call(self, name: str, *arguments: Any) -> Any:
         """An unknown function: smooth and arbitrary, the same wherever its name is the same."""
         mp = self._mp
@@ -466,6 +477,8 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "exp": lambda at, node, number: at.exp(number),
     "max": lambda at, node, *values: at.extreme(max, *values),
     "min": lambda at, node, *values: at.extreme(min, *values),
+    "gcd": lambda at, node, *values: at.divisors(math.gcd, *values),
+    "lcm": lambda at, node, *values: at.divisors(math.lcm, *values),
     "call": lambda at, node, *arguments: at.call(node.name, *arguments),
     **{name: lambda at, node, number: at.angle(node.op, number)
        for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")},

@@ -221,10 +221,29 @@ def _bounded(dice: random.Random) -> Relatives:
     return str(number), right, wrong
 
 
+def _divisors(dice: random.Random) -> Relatives:
+    one, other = dice.sample("abnmkxy", 2)
+    size = dice.randint(2, 30)
+    right = [f"\\gcd({size}, {one})", f"\\gcd({one}+{size}, {size})"]
+    return f"\\gcd({one}, {size})", right, [f"\\gcd({one}, {2 * size})", "1", one, str(size), f"\\gcd({other}, {size})"]
+
+
+def _line(dice: random.Random) -> Relatives:
+    one, other, third = dice.sample("ABCDEFGHPQRST", 3)
+    length, longer = dice.sample(range(2, 99), 2)
+    right = [f"{other}{one} = {length}", str(length)]
+    wrong = [
+        f"{one}{third} = {length}",
+        f"{one}{other} = {longer}",
+        f"{one}{other} = {length}, {one}{third} = {length}",
+    ]
+    return f"{one}{other} = {length}", right, wrong
+
+
 RELATIVES: list[Callable[[random.Random], Relatives]] = [
     _raised, _lowered, _rooted, _with_unseen_characters, _repeating, _time, _in_a_base, _without_a_base, _rounded,
     _region, _outside, _chain, _unit, _compound, _words_behind, _named_parts, _repeated,
-    _comma, _decimal, _inside, _broken, _rounded_down, _bounded,
+    _comma, _decimal, _inside, _broken, _rounded_down, _bounded, _divisors, _line,
 ]  # fmt: skip
 
 
