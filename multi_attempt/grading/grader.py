@@ -32,8 +32,8 @@ class Verdict:
             ``structure`` (lists, sets, intervals, relations, matrices), ``expression``, ``text`` (words),
             ``math-verify``, or ``error`` (the grader failed, and logged why).
         reason: why the case could not be decided and counts as wrong: ``timeout``, ``memory``, ``depth``, ``crash``,
-            ``stall`` (the machine gave it no time), ``too long``, ``too large: ...``, ``unbalanced braces``, or an
-            exception's name; else empty.
+            ``stall`` (the machine gave it no time), ``cannot read ...``, ``cannot compare ...``, ``too long``,
+            ``too large: ...``, ``unbalanced braces``, or an exception's name; else empty.
         seconds: how long it took.
     """
 

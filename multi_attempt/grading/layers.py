@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from multi_attempt.answers import stated
 from multi_attempt.grading.equality import Comparison, same_words
-from multi_attempt.grading.notation import GROUPED, LONGEST, Unreadable, is_balanced, is_name, spelling, tidy
+from multi_attempt.grading.notation import FUNCTIONS, GROUPED, LONGEST, Unreadable, is_balanced, is_name, spelling, tidy
 from multi_attempt.grading.policies import Policies
-from multi_attempt.grading.reading import Node, outline, read
+from multi_attempt.grading.reading import ASKED_COMMANDS, Node, outline, read
 from multi_attempt.grading.relations import STRUCTURES
 from multi_attempt.grading.tolerance import Tolerance
 from multi_attempt.grading.values import Budget, TooLarge
@@ -108,7 +108,27 @@ def decide(answer: str, gold: str, policies: Policies, tolerance: Tolerance | No
         and (_is_exact(left) == _is_exact(right) or numbers[0] == numbers[1])
     ):
         return Decision(numbers[0] == numbers[1], "number")
-    return _compare(left, right, policies, tolerance)
+    decision = _compare(left, right, policies, tolerance)
+    if decision.correct is None and not (
+        any(map(_ASKED.search, (left, right))) and _may_be_asked(left) and _may_be_asked(right)
+    ):
+        return Decision(False, "expression", decision.reason)  # with the reason, which says what could not be read
+    return decision
+
+
+# What math-verify may be asked: what the reader does not know, and it does. Of all else it would read the first number.
+_ASKED = re.compile(
+    r"\\(?:sum|prod|i{1,3}nt|oint|lim|det)(?![a-zA-Z])|\\begin\{[a-zA-Z]*matrix\}"
+    r"|\\frac ?\{ ?(?:d|\\partial)(?![a-zA-Z])"
+)
+_KNOWN = ASKED_COMMANDS | {f"\\{name}" for name in FUNCTIONS}
+_LONG_WORD = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{4,}")
+
+
+def _may_be_asked(text: str) -> bool:
+    """Whether a text is a formula in notation that math-verify knows, without words."""
+    plain = re.sub(r"\\(?:begin|end)\{[a-zA-Z]*matrix\}", "", text)
+    return set(re.findall(r"\\(?:[a-zA-Z]+|.)", plain)) <= _KNOWN and not _LONG_WORD.search(plain)
 
 
 def equals_itself(gold: str, policies: Policies | None = None) -> bool | None:

@@ -172,6 +172,7 @@ def _as_subscript(base: re.Match[str]) -> str:
 # What is rewritten where a sign stands in a text.
 _REWRITTEN: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     ("*", re.compile(r"^(\*{1,3})([^*]+)\1$"), r"\2"),  # emphasis
+    ("'", re.compile(r"(?<=\d)'(?=\d{3}(?!\d))"), ""),  # 1'234
     ("`", re.compile(r"^`([^`]+)`$"), r"\1"),
     ("base", _BASE, _as_subscript),
     # 90^o, and a sign of degrees in words

@@ -109,6 +109,14 @@ _SAME_FUNCTION = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _SEVERAL_ARGUMENTS = frozenset({"max", "min", "gcd", "lcm"})
 _UNKNOWN_FUNCTIONS = frozenset("fgFG")
 _UNSUPPORTED = frozenset(r"\sum \prod \int \iint \oint \lim \cdots \ldots \dots \dotsc \dotsb \vdots \ddots".split())
+ASKED_COMMANDS = (
+    frozenset(
+        r"\sum \prod \int \iint \iiint \oint \lim \det \to \rightarrow \partial \mathbb \frac \binom \sqrt \pm \mp "
+        r"\circ \leq \geq \neq \in \lfloor \rfloor \lceil \rceil \{ \} \\ \ldots \cdots \dots".split()
+    )
+    | _GREEK_AND_LIKE
+)
+"""Commands that may stand in what math-verify is asked, besides functions."""
 _MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "Bmatrix", "smallmatrix", "array"})
 
 
@@ -582,8 +590,8 @@ class _Reader:
                 raise Unreadable("{}")
             bars, self._bars = self._bars, 0
             tree = self.several()
-            if self._take(r"\choose"):
-                tree = Node("binom", (tree, self._sum()))
+            if self._at(r"\choose", r"\over"):
+                tree = Node("binom" if self._next().text == r"\choose" else "/", (tree, self._sum()))
             self._bars = bars
             self._expect("}")
             return tree
@@ -660,10 +668,12 @@ class _Reader:
             return Node("set")
         is_figure = name in _FIGURES or (name == r"\Delta" and self.token.text.isupper())
         if is_figure and self.token.kind in ("letter", "word"):
-            letters = ""
+            corners: list[str] = []
             while self.token.kind in ("letter", "word"):
-                letters += self._next().text
-            return _figure(name, letters)
+                corners += self._next().text
+                if self._take("_"):
+                    corners[-1] += "_" + self._flat()
+            return _figure(name, corners)
         if name == r"\mathbb":
             return self._number_set(self._flat())
         if name in _ACCENTS:
@@ -839,12 +849,12 @@ def _measured(value: Node, words: str) -> Node:
 _FIGURES = (r"\angle", r"\triangle", r"\measuredangle")
 
 
-def _figure(name: str, letters: str) -> Node:
+def _figure(name: str, corners: list[str]) -> Node:
     """An angle or a triangle by its corners, which may be named from either end, or in any order."""
-    if len(letters) == 3:
+    if len(corners) == 3:
         is_angle = name in (r"\angle", r"\measuredangle")
-        letters = min(letters, letters[::-1]) if is_angle else "".join(sorted(letters))
-    return Node("symbol", name=f"{name} {letters}")
+        corners = min(corners, corners[::-1]) if is_angle else sorted(corners)
+    return Node("symbol", name=f"{name} {''.join(corners)}")
 
 
 def _conditions(items: Sequence[Node], connectives: Sequence[str]) -> Node:
@@ -940,7 +950,8 @@ _POSTFIXES = frozenset({"^", "_", "!", "%", r"\%", "'", r"\circ", "C", "F"})
 # Commands that no factor begins with.
 _NO_FACTOR = frozenset({r"\cup", r"\cap", r"\setminus", r"\pm", r"\mp", r"\mid", r"\wedge", r"\vee", r"\end", "\\\\",
                         r"\%", r"\$", r"\bmod", r"\pmod", r"\circ", r"\hline", r"\to", r"\rightarrow", r"\Rightarrow",
-                        r"\implies", r"\iff", r"\choose"}) | _UNSUPPORTED  # fmt: skip
+                        r"\implies", r"\iff", r"\choose", r"\over", r"\euro", r"\pounds",
+                        r"\yen"}) | _UNSUPPORTED  # fmt: skip
 
 
 def _negative(tree: Node) -> Node:
