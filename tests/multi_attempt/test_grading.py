@@ -134,13 +134,28 @@ def test_answer_that_says_nothing_equals_no_gold_answer(grader: Grader, answer: 
         (r"\prod_{k=1}^{4} k", "24", True),
         (r"F_n = \sum_{k=0}^{n-1} F_{n-k-1} F_k", r"F_n = \sum_{k=0}^{n-1} F_k F_{n-k-1}", True),
         (r"F_n = \sum_{k=0}^{n-2} F_{n-k-1} F_k", r"F_n = \sum_{k=0}^{n-1} F_k F_{n-k-1}", False),
-        (r"\leftarrow", r"\rightarrow", False),
     ],
 )
 def test_worker_decides_what_no_layer_reads(patient_grader: Grader, answer: str, gold: str, correct: bool) -> None:
     verdict = patient_grader.grade(answer, gold)
     assert (verdict.correct, verdict.method, verdict.reason) == (correct, "math-verify", "")
     assert verdict.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        (r"\leftarrow", r"\rightarrow"),
+        (r"5\text{ to }6", "5"),
+        (r"5 \zzz 6", "5"),
+        (r"\sum_{k=1}^{10} k \text{ or } 5 \text{ to } 6", "55"),
+        (r"\sum_{k=1}^{10} k \zzz 3", "55"),
+    ],
+)
+def test_worker_is_not_asked_what_it_does_not_know(answer: str, gold: str) -> None:
+    grader = Grader()
+    verdict = grader.grade(answer, gold)
+    assert (verdict.correct, verdict.reason[:11], grader.processes()) == (False, "cannot read", [])
 
 
 @pytest.mark.parametrize(("answer", "gold", "method"), [
