@@ -8,18 +8,18 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     from verl_ext.memory.gpus import Device
     from verl_ext.memory.plan import Plan
 
 DOES_NOT_FIT = 1
-"""Exit status when the plan says so."""
+"""Exit status when the plan says so, or the start-up check finds a problem: then no run may follow."""
 
 _DEFAULT_GPU = "h100"
 
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check and plan; 0 if it fits, 1 if not.
+    """Check and plan; 0 if the run can start and fits, 1 if not.
 
     Raises:
         ValueError: an argument, an override or a setting that cannot be planned with; the message names it.
@@ -85,6 +85,34 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model_config:
         # Said to be needed without a network: then nothing waits for one.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    config = compose_config(arguments.config_name, arguments.overrides)
+    if not arguments.reserve >= 0:
+        raise ValueError(f"--reserve = {arguments.reserve} must not be negative")
+    if arguments.model_config:
+        _use_model_config(config, arguments.model_config)
+    problems = _startup_problems(config)
+    try:
+        plan, text = _plan(config, arguments, problems)
+    except Exception as error:
+        # A plan of values that no run can have fails anyhow: the problems say why.
+        if problems:
+            print(_without_plan(arguments, problems))
+        if not problems or isinstance(error, ValueError):
+            raise
+        return DOES_NOT_FIT
+    print(text)
+    return DOES_NOT_FIT if problems or not plan.fits else 0
+
+
+def _without_plan(arguments: argparse.Namespace, problems: Sequence[str]) -> str:
+    if arguments.json:
+        return json.dumps({"config": arguments.config_name, "problems": list(problems)})
+    lines = (f"- {problem}" for problem in problems)
+    return "\n".join(["The run cannot start, and there is nothing to plan:", *lines])
+
+
+def _plan(config: DictConfig, arguments: argparse.Namespace, problems: Sequence[str]) -> tuple[Plan, str]:
+    """The plan of a config, and what is printed of it."""
     from verl_ext.memory.cost import check_assumptions, default_assumptions, run_cost
     from verl_ext.memory.gpus import GIB, GPU
     from verl_ext.memory.machine import make_machine_plan
@@ -93,12 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     from verl_ext.memory.report import report
     from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
 
-    config = compose_config(arguments.config_name, arguments.overrides)
-    if not arguments.reserve >= 0:
-        raise ValueError(f"--reserve = {arguments.reserve} must not be negative")
     device, reserve = _device(config, arguments), arguments.reserve * GIB
-    if arguments.model_config:
-        _use_model_config(config, arguments.model_config)
     given = {
         field.name: value
         for field in dataclasses.fields(default_assumptions(config))
@@ -116,13 +139,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     plan = plan_of(config)
     cost = run_cost(plan, config, assumed) if isinstance(device, GPU) else None
-    problems = list(_startup_problems(config))
     if arguments.json:
         costs = {} if cost is None else {"cost": dataclasses.asdict(cost) | {"hours": cost.hours}}
-        print(json.dumps({"config": arguments.config_name, "problems": problems, **plan.as_dict(), **costs}))
-    else:
-        print(report(plan, assumed, cost, config, plan_of, problems))
-    return 0 if plan.fits else DOES_NOT_FIT
+        return plan, json.dumps({"config": arguments.config_name, "problems": problems, **plan.as_dict(), **costs})
+    return plan, report(plan, assumed, cost, config, plan_of, problems)
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -170,20 +190,27 @@ def _device(config: DictConfig, arguments: argparse.Namespace) -> Device:
 
 def _use_model_config(config: DictConfig, path: str) -> None:
     """Take the actor's config.json from a path; the critic's too, unless it starts from another model."""
-    actor, critic = config.actor_rollout_ref.model, config.critic.model
+    from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
+
+    actor, critic = OmegaConf.select(config, ACTOR_MODEL), OmegaConf.select(config, CRITIC_MODEL)
+    if not isinstance(actor, DictConfig) or not isinstance(critic, DictConfig):
+        return  # which the start-up check tells
     for model in (actor, critic) if critic.path == actor.path else (actor,):
         model.hf_config_path = path
 
 
-def _startup_problems(config: DictConfig) -> Iterator[str]:
+def _startup_problems(config: DictConfig) -> list[str]:
     """What the run's own start-up check says here and now: on the run's machine it may say less, or more."""
     from verl_ext.startup import StartupError, check
 
-    if config.trainer.device == "cpu":
+    if OmegaConf.select(config, "trainer.device") == "cpu":
         from verl_ext.cpu import platform
 
         platform.select()
     try:
         check(config)
     except StartupError as error:
-        yield from error.reasons
+        return error.reasons
+    except Exception as error:  # as in StartupCheck: what the check itself does not survive, no run may follow
+        return [f"the start-up check itself failed: {type(error).__name__}: {error}"]
+    return []

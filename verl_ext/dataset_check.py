@@ -9,17 +9,26 @@ from typing import Any
 
 import datasets
 from omegaconf import DictConfig, ListConfig
+from verl.workers.rollout.utils import get_max_position_embeddings
 
 from multi_attempt.answers import boxed
 from multi_attempt.config import TaskSettings
+from multi_attempt.data import read_evaluation_source
 from multi_attempt.grading import read_tolerance
 from multi_attempt.prompts import Message
 from multi_attempt.turns import ChatTemplate, TemplateError, template_problems
 from verl_ext.chat import chat_template, context_length, load_tokenizer
-from verl_ext.model_config import ACTOR_MODEL
+from verl_ext.model_config import ACTOR_MODEL, load_model_config
 
 # With many bad rows, this many are named and the rest counted.
 _NAMED_ROWS = 5
+
+# By the ends of their names, as verl tells them (rl_dataset.py, line 173).
+_KINDS = {"parquet": (".parquet",), "json": (".json", ".jsonl")}
+
+_CONTEXT = "actor_rollout_ref.rollout.max_model_len"
+
+_MAPPINGS = ("reward_model", "extra_info")
 
 
 def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
@@ -34,6 +43,7 @@ def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
         yield f"{model}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with; set one"
     try:
         run = _Run(config, settings, chat_template(config, tokenizer), context_length(config))
+        yield from _context_errors(config)
     except ValueError as error:
         yield f"{model}: {error}"
         return
@@ -41,7 +51,7 @@ def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
     for name in ("train_files", "val_files"):
         try:
             rows = _load(config.data[name])
-        except (OSError, ValueError) as failure:
+        except ValueError as failure:
             yield f"data.{name} = {config.data[name]}: {failure}; name a Parquet or JSON lines file in verl's schema"
             continue
         problems = list(_row_errors(rows, run, validation=name == "val_files"))
@@ -69,6 +79,7 @@ class _Run:
         chat: the model's chat template.
         context: the tokens that prompt and response can have together.
         most_attempts: the most that any episode of the run allows, as far as it is known.
+        most_allowed_by: the row that allows them; empty where it is multi_attempt.max_attempts.
     """
 
     config: DictConfig
@@ -76,6 +87,7 @@ class _Run:
     chat: ChatTemplate
     context: int
     most_attempts: int = 0
+    most_allowed_by: str = ""
     _overheads: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,15 +102,39 @@ class _Run:
 
 
 def _load(files: Any) -> list[dict[str, Any]]:
-    """The rows of one file or several, as verl reads them."""
-    rows: list[dict[str, Any]] = []
-    for file in files if isinstance(files, ListConfig) else [files]:
-        path = os.path.expanduser(file)
-        if not os.path.exists(path):
-            raise ValueError("there is no such file")
-        kind = "parquet" if path.endswith(".parquet") else "json"
-        rows.extend(datasets.load_dataset(kind, data_files=path, split="train").to_list())
-    return rows
+    """The rows of one file or several, as verl reads them.
+
+    Raises:
+        ValueError: there is none, or one cannot be read.
+    """
+    names = list(files) if isinstance(files, ListConfig) else [files]
+    if not names:
+        raise ValueError("this names no file")
+    return [row for name in names for row in _load_file(name)]
+
+
+def _load_file(file: Any) -> list[dict[str, Any]]:
+    if not isinstance(file, str):
+        raise ValueError(f"{file!r} is no file")
+    path = os.path.expanduser(file)
+    if not os.path.exists(path):
+        raise ValueError("there is no such file")
+    if not os.path.isfile(path):
+        raise ValueError(f"{file} is no file, but a folder")
+    kind = next((kind for kind, endings in _KINDS.items() if path.endswith(endings)), None)
+    if kind is None:
+        raise ValueError(f"verl knows the kind of a file by its name, and {file} ends otherwise")
+    if not os.path.getsize(path):
+        raise ValueError(f"{file} is empty")
+    try:
+        # Made anew in the cache that verl then reads: it knows a file by its path and time alone, and would go on with
+        # the old rows where a file was replaced by one of the same time.
+        rows = datasets.load_dataset(
+            kind, data_files=path, split="train", download_mode=datasets.DownloadMode.FORCE_REDOWNLOAD
+        )
+    except Exception as error:  # of pyarrow, pandas and datasets, which have no class in common
+        raise ValueError(f"{file} cannot be read ({error.__cause__ or error})") from error
+    return list(rows.to_list())
 
 
 def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iterator[str]:
@@ -107,7 +143,14 @@ def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iter
     for number, row in enumerate(rows):
         prompt = row.get(config.data.prompt_key)
         if not _question(row, config).strip():
-            yield f"row {number}: {config.data.prompt_key} = {prompt!r} holds no question: its last message must be one"
+            yield (
+                f"row {number}: {config.data.prompt_key} = {prompt!r} holds no question: its last message must be one, "
+                "as a text in its field content"
+            )
+            continue
+        if badly_made := [name for name in _MAPPINGS if not isinstance(row.get(name) or {}, dict)]:
+            for name in badly_made:
+                yield f"row {number}: {name} = {row[name]!r} must be a mapping; correct the row"
             continue
         gold = (row.get("reward_model") or {}).get("ground_truth")
         if not isinstance(gold, str) or boxed(f"\\boxed{{{gold}}}") != gold.strip():
@@ -121,7 +164,7 @@ def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iter
             yield f"row {number}: reward_model.{error}"
         extra_info = row.get("extra_info") or {}
         index, attempts = extra_info.get("index"), extra_info.get("attempts")
-        if not isinstance(index, int):
+        if not _is_whole(index):
             yield f"row {number}: extra_info.index = {index!r}; number the rows: their attempts are drawn from it"
         elif not validation and index in indices:
             yield f"row {number}: extra_info.index = {index} is row {indices[index]}'s too; number the rows"
@@ -132,11 +175,32 @@ def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iter
                 f"row {number}: extra_info.attempts is missing; a validation row says how many attempts it allows, so "
                 "that runs can be compared"
             )
-        elif attempts is not None and (not isinstance(attempts, int) or attempts < 1):
+        elif attempts is not None and (not _is_whole(attempts) or attempts < 1):
             yield f"row {number}: extra_info.attempts = {attempts!r} must be a whole number of at least 1"
-        allowed = attempts if isinstance(attempts, int) and attempts > 0 else run.settings.max_attempts
-        run.most_attempts = max(run.most_attempts, allowed)
+        if validation:
+            yield from _source_errors(number, row)
+        allowed = attempts if _is_whole(attempts) and attempts > 0 else run.settings.max_attempts
+        if allowed > run.most_attempts:
+            field = "val_files" if validation else "train_files"
+            run.most_attempts, run.most_allowed_by = allowed, f"data.{field} = {config.data[field]}: row {number}"
         yield from _question_errors(number, _question(row, config), allowed, run)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _source_errors(number: int, row: dict[str, Any]) -> Iterator[str]:
+    """What a validation row is measured as: verl's log has nothing but its ``data_source``."""
+    source = row.get("data_source")
+    if not isinstance(source, str) or not source:
+        yield f"row {number}: data_source = {source!r} must be a text; validation is measured by it"
+    elif (row.get("extra_info") or {}).get("split") == "test" and read_evaluation_source(source) is None:
+        yield (
+            f"row {number}: data_source = {source!r} is not what an evaluation set is called, and extra_info.split = "
+            "'test' says that it is of one: it would have a say in which model is the best; use the file that "
+            "multi-attempt data --evaluation-attempts writes"
+        )
 
 
 def _question_errors(number: int, question: str, attempts: int, run: _Run) -> Iterator[str]:
@@ -169,8 +233,11 @@ def _question_errors(number: int, question: str, attempts: int, run: _Run) -> It
 
 
 def _question(row: dict[str, Any], config: DictConfig) -> str:
-    prompt = row.get(config.data.prompt_key) or [{}]
-    return str(prompt[-1].get("content") or "")
+    """The content of the last message; empty if there is no text in that place."""
+    prompt = row.get(config.data.prompt_key)
+    last = prompt[-1] if isinstance(prompt, list) and prompt else None
+    content = last.get("content") if isinstance(last, dict) else None
+    return content if isinstance(content, str) else ""
 
 
 def _step_errors(rows: int, config: DictConfig) -> Iterator[str]:
@@ -192,16 +259,47 @@ def _budget_errors(run: _Run, longest_question: str) -> Iterator[str]:
     settings, length = run.settings, run.config.data.max_response_length
     attempts, cap = settings.max_attempts, settings.max_tokens_per_attempt or 1
     opening = settings.prompt_set.opening("?", attempts)
-    between = max(
-        len(run.chat.after_attempt([*opening, {"role": "assistant", "content": "?"}, feedback], end_id))
-        for end_id in run.chat.end_ids
-        for feedback in settings.prompt_set.feedbacks(longest_question, attempts, settings.repeat_question)
-    )
+    prompt, between = len(run.chat.opening(opening)), _most_between(run, longest_question)
     needed = attempts * cap + (attempts - 1) * between
+    what = (
+        f"multi_attempt.max_attempts = {attempts} attempts of multi_attempt.max_tokens_per_attempt = "
+        f"{settings.max_tokens_per_attempt} tokens with {between} tokens of feedback between them, so the last attempt "
+        "may not fit"
+    )
     if needed > length:
         yield (
-            f"data.max_response_length = {length} cannot hold multi_attempt.max_attempts = "
-            f"{attempts} attempts of multi_attempt.max_tokens_per_attempt = {settings.max_tokens_per_attempt} tokens "
-            f"with {between} tokens of feedback between them, so the last attempt may not fit; raise it to at least "
-            f"{needed}, or lower one of the others"
+            f"data.max_response_length = {length} cannot hold {what}; raise it to at least {needed}, or lower one of "
+            "the others"
         )
+    elif prompt + needed > run.context:
+        yield (
+            f"{_CONTEXT} = {run.config.actor_rollout_ref.rollout.max_model_len}: a context of {run.context} tokens "
+            f"cannot hold even the shortest prompt and {what}; raise it to at least {prompt + needed} if the model has "
+            "so many positions, or lower one of the others"
+        )
+    # A row's attempts are not those of the settings: it need not be able to use all of each.
+    most = min(length, run.context - prompt) // (1 + between) + 1
+    if run.most_attempts > max(most, attempts):
+        yield (
+            f"{run.most_allowed_by}: extra_info.attempts = {run.most_attempts}, and a response has no room for more "
+            f"than {most} attempts of a token each with {between} tokens of feedback between them; lower it"
+        )
+
+
+def _most_between(run: _Run, longest_question: str) -> int:
+    """Tokens that may stand between two attempts."""
+    settings = run.settings
+    opening = settings.prompt_set.opening("?", settings.max_attempts)
+    return max(
+        len(run.chat.after_attempt([*opening, {"role": "assistant", "content": "?"}, feedback], end_id))
+        for end_id in run.chat.end_ids
+        for feedback in settings.prompt_set.feedbacks(longest_question, settings.max_attempts, settings.repeat_question)
+    )
+
+
+def _context_errors(config: DictConfig) -> Iterator[str]:
+    """verl's vLLM server refuses a longer context than the model has positions, minutes later."""
+    asked = config.actor_rollout_ref.rollout.max_model_len
+    positions = get_max_position_embeddings(load_model_config(config, ACTOR_MODEL))
+    if asked is not None and asked > positions:
+        yield f"{_CONTEXT} = {asked} is more than the {positions} positions of the model; lower it, or set it to null"

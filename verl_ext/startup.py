@@ -58,6 +58,13 @@ class StartupCheck(Callback):
         except Exception:
             sys.exit(f"The run cannot start, since the start-up check itself failed:\n{traceback.format_exc()}")
 
+    def on_job_end(self, config: DictConfig, **_: Any) -> None:
+        """End the run's own cluster, so that its engines leave nothing on this machine."""
+        if not _joins_a_cluster(config):
+            from verl_ext import remains
+
+            remains.end_cluster()
+
 
 def check(config: DictConfig) -> None:
     """Check a composed config, its data and this machine.
@@ -65,6 +72,11 @@ def check(config: DictConfig) -> None:
     Raises:
         StartupError: with all errors found.
     """
+    from verl_ext.value_check import value_errors
+
+    # Alone, since the others compute with these.
+    if errors := list(value_errors(config)):
+        raise StartupError(errors)
     try:
         settings = load_settings(config.get(NAME))
     except ValueError as error:

@@ -16,15 +16,45 @@ _PUNCTUATION = re.compile(r"[.,;:?](?=\s|$)")
 _SPACE = re.compile(r"(?<!\d) | (?!\d)")  # not between numbers: "1, 2" is not "12"
 
 
-def normalise(question: str) -> str:
-    """A question without what changes nothing: case, spacing, ``$``, the size of brackets and fractions, punctuation.
+def _raised(kind: str, sign: str) -> tuple[re.Pattern[str], str]:
+    """Runs of the characters that Unicode has in a position, and how LaTeX writes the position."""
+    found = [
+        chr(code) for code in range(0x00AA, 0x2C7E) if unicodedata.decomposition(chr(code)).startswith(f"<{kind}>")
+    ]
+    return re.compile(f"[{''.join(found)}]+"), sign
 
-    What could tell two questions apart stays: signs, brackets, and the space between two numbers.
+
+_POSITIONS = (_raised("super", "^"), _raised("sub", "_"))
+# Its capital says nothing; that of a letter by itself does.
+_FIRST_WORD = re.compile(r"^\s*[A-Z](?=[a-z]{2})")
+# x^{2} is x^2.
+_ONE_IN_BRACES = re.compile(r"([\^_])\{([^{}\\])\}")
+
+
+def _placed(text: str) -> str:
+    """Characters in a position of their own, as x², in LaTeX: NFKC would make x2 of it."""
+    for run, sign in _POSITIONS:
+        text = run.sub(lambda match, sign=sign: f"{sign}{{{match.group()}}}", text)  # type: ignore[misc]
+    return text
+
+
+def same_text(question: str) -> str:
+    """A question without what changes nothing: spacing, ``$``, the size of brackets and fractions, punctuation.
+
+    What could tell two questions apart stays: signs, brackets, the space between two numbers, what is raised or
+    lowered, and case but for the first word's, since a and A may be two numbers.
     """
-    text = unicodedata.normalize("NFKC", question).casefold().translate(_DASHES | _QUOTES)
+    text = unicodedata.normalize("NFKC", _placed(question)).translate(_DASHES | _QUOTES)
     text = _DELIMITERS.sub(" ", _SPACING.sub(" ", text))
     text = _PUNCTUATION.sub(" ", _FRACTIONS.sub(r"\\frac", text))
+    text = _ONE_IN_BRACES.sub(r"\1\2", text)
+    text = _FIRST_WORD.sub(lambda match: match.group().lower(), text)
     return _SPACE.sub("", " ".join(text.split())) or question
+
+
+def normalise(question: str) -> str:
+    """The same without case: a training question that stands in an evaluation set but for case is one too many."""
+    return same_text(question.casefold()) or question
 
 
 class Overlap:

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from multi_attempt.data import store
 from multi_attempt.data.files import LocalFile
-from multi_attempt.data.golds import refusal
+from multi_attempt.data.golds import is_prose, refusal
 from multi_attempt.data.hub import HubDataset
-from multi_attempt.data.overlap import Overlap, normalise
+from multi_attempt.data.marks import special_tokens
+from multi_attempt.data.overlap import Overlap, same_text
 from multi_attempt.data.rows import evaluation_source, make_row
 from multi_attempt.data.sources import Question, Source, read_question
 from multi_attempt.grading import Grader
@@ -26,6 +27,8 @@ from multi_attempt.grading import Grader
 _FORMAT = 2
 # With many refused rows, this many are printed and the rest counted; the manifest has all.
 _PRINTED_ROWS = 5
+# Characters of a wrong value in a message.
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class _Prepared:
     questions: dict[str, Question]  # by id; those that are left
     counts: Counter[str]
     removed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    contradictions: list[dict[str, Any]] = field(default_factory=list)
     outputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
@@ -89,9 +93,14 @@ def prepare(requests: Sequence[Request], output: Path, options: Options) -> None
 
     Raises:
         ValueError: a file is not what it says, the hub cannot be reached, no row is left, or a source is not compared
-            with the evaluation sets that its rows are among.
+            with the evaluation sets that its rows are among; or another process is writing to the folder.
         OSError: a file cannot be read or written.
     """
+    with store.sole_writer(output):
+        _prepare(requests, output, options)
+
+
+def _prepare(requests: Sequence[Request], output: Path, options: Options) -> None:
     evaluation = [request for request in requests if not request.source.trains]
     missing = [request for request in evaluation if not _is_there(request, output, options, {})]
     present = _present_sets(requests, output, missing)
@@ -186,6 +195,7 @@ def _read(request: Request) -> _Prepared:
     questions = _with_ids(source.name, [read_question(raw, source) for raw in rows])
     job = _Prepared(request, questions, Counter(read=len(questions)))
     _refuse(job)
+    _contradict(job)
     if not job.questions:
         reason = job.removed["refused"][0]["reason"]
         raise ValueError(
@@ -217,16 +227,32 @@ def _index(id: str) -> int:
 
 
 def _refuse(job: _Prepared) -> None:
-    """Take out the rows whose gold answers nothing can be graded against."""
+    """Take out the rows that cannot be asked, or whose gold answers nothing can be graded against."""
     grader = Grader()
     refused = []
-    name = job.request.source.name
+    request = job.request
+    name = request.source.name
     for id, question in tqdm(list(job.questions.items()), desc=f"Grading {name}", unit="row"):
-        if reason := refusal(question.gold, grader):
+        if reason := _unusable(question, request.source) or refusal(question.gold, grader):
             where = {"part": question.raw.part} if question.raw.part else {}
             refused.append({**where, "line": question.raw.line, "id": id, "reason": reason})
     grader.close()
     _remove(job, "refused", refused)
+
+
+def _unusable(question: Question, source: Source) -> str:
+    """Why a row cannot be used, as far as that can be seen without grading; empty if it can."""
+    if marks := special_tokens(question.text):
+        return (
+            f"the question holds {', '.join(map(repr, marks))}, which many models take for a special token; write it "
+            "otherwise"
+        )
+    if source.gold[question.gold_field] == "solution" and is_prose(question.gold):
+        return (
+            f"{question.gold_field} = {question.gold[:_SHOWN]!r} is prose, and no answer to compare with; give the "
+            r"bare answer, or a solution that ends in #### ANSWER or has \boxed{ANSWER}"
+        )
+    return ""
 
 
 def _remove(job: _Prepared, why: str, records: list[dict[str, Any]]) -> None:
@@ -234,6 +260,29 @@ def _remove(job: _Prepared, why: str, records: list[dict[str, Any]]) -> None:
     job.counts[why] = len(records)
     for record in records:
         del job.questions[record["id"]]
+
+
+def _contradict(job: _Prepared) -> None:
+    """Note the questions that stand there again with another gold answer: one of the two is wrong."""
+    first: dict[str, str] = {}
+    grader = Grader()
+    for id, question in job.questions.items():
+        other = job.questions[first.setdefault(same_text(question.text), id)]
+        if question.gold == other.gold or grader.grade(question.gold, other.gold).correct:
+            continue
+        job.contradictions.append(
+            {
+                "id": id,
+                **_stands(question),
+                "other": first[same_text(question.text)],
+                **{f"other_{key}": value for key, value in _stands(other).items()},
+            }
+        )
+    grader.close()
+
+
+def _stands(question: Question) -> dict[str, Any]:
+    return {"line": question.raw.line, "gold": question.gold}
 
 
 def _keep_levels(job: _Prepared) -> None:
@@ -249,11 +298,11 @@ def _remove_contaminated(job: _Prepared, overlap: Overlap) -> None:
 
 
 def _remove_duplicates(job: _Prepared) -> None:
-    """Keep the first of the questions that are the same once normalised."""
+    """Keep the first of the questions that are the same but for what changes nothing."""
     first: dict[str, str] = {}
     records = []
     for id, question in job.questions.items():
-        same = first.setdefault(normalise(question.text), id)
+        same = first.setdefault(same_text(question.text), id)
         if same != id:
             records.append({"id": id, "same_as": same})
     _remove(job, "duplicates", records)
@@ -308,6 +357,7 @@ def _write(job: _Prepared, output: Path, options: Options) -> None:
         "compared_with": _listed(compared),
         "contaminated_by_set": _by_set(job.removed.get("contaminated", ())),
         **job.removed,
+        "contradictions": job.contradictions,
     }
     store.write(folder, job.outputs, manifest)
     _report(job, folder)
@@ -333,3 +383,10 @@ def _report(job: _Prepared, folder: Path) -> None:
         print(f"  refused: line {record['line']}, {record['id']}: {record['reason']}")
     if len(refused) > _PRINTED_ROWS:
         print(f"  refused: {len(refused) - _PRINTED_ROWS} more; {store.MANIFEST} names them")
+    for record in job.contradictions[:_PRINTED_ROWS]:
+        print(
+            f"  the same question with another gold answer: line {record['line']}, {record['gold']!r}, and line "
+            f"{record['other_line']}, {record['other_gold']!r}; one is wrong: correct the file"
+        )
+    if len(job.contradictions) > _PRINTED_ROWS:
+        print(f"  the same with another: {len(job.contradictions) - _PRINTED_ROWS} more; {store.MANIFEST} names them")

@@ -19,6 +19,9 @@ from multi_attempt.grading import read_tolerance
 
 ROLES = ("train", "evaluation")
 
+# The commas of 1,234,567, and none of (1,2).
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -53,6 +56,7 @@ class Question:
     Attributes:
         text: the question.
         gold: the gold answer, bare; empty if the row has none.
+        gold_field: the field that it stands in.
         level: how hard it is, where the source has levels and the row's is known.
         upstream: the id that the source gives it; empty if it gives none.
         raw: the row.
@@ -61,6 +65,7 @@ class Question:
 
     text: str
     gold: str
+    gold_field: str
     level: int | None
     upstream: str
     raw: RawRow = field(repr=False)
@@ -96,7 +101,7 @@ def own_source(name: str, role: str, question: str | None, answer: str | None, c
         name,
         role,
         questions,
-        gold={answer or "answer": "text"},
+        gold={answer or "answer": "solution"},
         context="context" if context is None else context,
         needs_context=bool(context),
         id=("unique_id", "id", "idx"),
@@ -124,11 +129,20 @@ def read_question(raw: RawRow, source: Source) -> Question:
         text = f"{_text(raw, source.context).strip()}\n\n{text}".strip()
     field_name = _present(raw, tuple(source.gold), "gold answer")
     gold = _GOLDS[source.gold[field_name]](_plain(raw, field_name))
-    return Question(text, gold.strip(), _level(raw, source), _upstream(raw, source), raw, _tolerance(raw, source))
+    return Question(
+        text, gold.strip(), field_name, _level(raw, source), _upstream(raw, source), raw, _tolerance(raw, source)
+    )
 
 
 def _after_hashes(text: str) -> str:
-    return text.rpartition("####")[2].replace(",", "") if "####" in text else ""
+    _, found, answer = text.rpartition("####")
+    first, *_ = answer.strip().splitlines() or [""]
+    return _THOUSANDS.sub("", first) if found else ""
+
+
+def _of_solution(text: str) -> str:
+    """What a whole solution gives as its answer, in the way of GSM8K or of MATH; a bare answer is left as it is."""
+    return _after_hashes(text) if "####" in text else boxed(text) or text
 
 
 # How a gold answer stands in its field: what `gold` in the table names.
@@ -136,6 +150,7 @@ _GOLDS: dict[str, Callable[[str], str]] = {
     "text": lambda text: text,
     "box": lambda text: boxed(text) or "",
     "hashes": _after_hashes,
+    "solution": _of_solution,
 }
 
 
@@ -178,7 +193,9 @@ def _plain(raw: RawRow, name: str) -> str:
 def _number(raw: RawRow, name: str) -> str:
     """A number written out: 27 for 27.0, and without an exponent."""
     value = raw.fields[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # of any size: 10**400 is no float
+    if not isinstance(value, float) or not math.isfinite(value):
         raise _wrong_type(raw, name, "a text, a number, or a list of these")
     return str(int(value)) if value == int(value) else format(Decimal(repr(value)), "f")
 

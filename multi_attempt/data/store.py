@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,36 @@ MANIFEST = "manifest.json"
 TEST = "test.parquet"
 TEST_WITH_ATTEMPTS = "test_with_attempts.parquet"
 _FILES = ("train.parquet", "validation.parquet", TEST, TEST_WITH_ATTEMPTS)
+
+
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def sole_writer(output: Path) -> Iterator[None]:
+    """Keep other processes from writing to an output folder; the lock of one that is killed ends with it.
+
+    Raises:
+        ValueError: another process is writing to it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    lock = output / _LOCK
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(file.fileno()), lock.stat())  # and not one that is just being removed
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise ValueError(
+                f"--output = {output}: another multi-attempt data is writing to it; wait for it, or name another folder"
+            )
+        try:
+            yield
+        finally:
+            lock.unlink()
+            if not any(output.iterdir()):
+                output.rmdir()
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

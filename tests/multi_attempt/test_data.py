@@ -19,6 +19,7 @@ from multi_attempt.cli import main
 from multi_attempt.data import evaluation_source, make_row, read_evaluation_source
 from multi_attempt.data.overlap import normalise
 from multi_attempt.data.sources import default_sources, known_sources
+from multi_attempt.data.store import sole_writer
 from multi_attempt.grading import equals_itself
 
 Fields = dict[str, Any]
@@ -451,6 +452,67 @@ def test_a_row_with_an_unusable_gold_is_refused_by_name(capsys: pytest.CaptureFi
     assert "3 more" in printed
 
 
+SOLUTIONS = [
+    ("Ten less two.\n10 - 2 = <<10-2=8>>8\n#### 8", "8"),
+    ("A million and more.\n#### 1,234,567\n", "1234567"),
+    ("The point is\n#### (1,2)", "(1,2)"),
+    (r"We have $x^2 = 64$, so that $x$ is $\boxed{8}$ or less.", "8"),
+    (r"Half of it, $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+    (r"\boxed{8}", "8"),
+    ("8", "8"),
+    (8, "8"),
+    (10**400, "1" + "0" * 400),
+    ([1, 2], "1, 2"),
+]
+
+
+def test_the_answer_of_an_own_solution_is_found() -> None:
+    rows = [{"question": f"Solution {number}?", "answer": answer} for number, (answer, _) in enumerate(SOLUTIONS)]
+    assert own(rows, "--validation", "0") == 0
+    assert golds(rows_of("mine")) == [gold for _, gold in SOLUTIONS]
+
+
+@pytest.mark.parametrize("field", ["answer", "solution"])
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "Natalia sold half as many in May, which are 24, and 72 altogether",
+        "She sold 24 in May. Together 72",
+        "Together they have 72 clips.",
+        "Therefore 72",
+        "The answer is $72$",
+    ],
+)
+def test_prose_as_gold_is_refused_with_its_line_and_field(
+    capsys: pytest.CaptureFixture[str], prose: str, field: str
+) -> None:
+    rows = [{"question": row["question"], field: row["answer"]} for row in TRAIN]
+    options = ("--answer-field", field)
+    assert own([*rows, {"question": "How many?", field: prose}], *options) == 0
+    [record] = manifest()["refused"]
+    assert record["line"] == 7
+    assert record["reason"].startswith(f"{field} = {prose!r} is prose")
+    assert "#### ANSWER" in record["reason"]
+    assert "refused: line 7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["what does <|im_end|> do?", "<s>2+2?", "[INST] 2+2? [/INST]", "a <\uff5cend\u2581of\uff5c>?", "<end_of_turn>?"],
+)
+def test_a_question_that_spells_a_special_token_is_refused(text: str) -> None:
+    assert own([*TRAIN, {"question": text, "answer": "4"}]) == 0
+    [record] = manifest()["refused"]
+    assert record["line"] == 7
+    assert "special token" in record["reason"]
+
+
+def test_signs_of_mathematics_are_no_special_tokens() -> None:
+    texts_of_signs = ["Is 0<|x|>1?", "Is a<b|c>d?", "Is s < 3 and s > 2?", "Is [1] in <1, 2>?"]
+    assert own([{"question": text, "answer": "1"} for text in texts_of_signs], "--validation", "0") == 0
+    assert texts(rows_of("mine")) == texts_of_signs
+
+
 def test_golds_of_every_kind_are_kept() -> None:
     assert own([{"question": f"Usable {gold}?", "answer": gold} for gold in USABLE], "--validation", "0") == 0
     assert golds(rows_of("mine")) == USABLE
@@ -478,6 +540,8 @@ SAME = [
     ("Find\n\\[x + 1.\\]Then stop.", "Find $x+1$. Then stop."),
     ("Is 5\N{MINUS SIGN}3 \N{LEFT DOUBLE QUOTATION MARK}odd\N{RIGHT DOUBLE QUOTATION MARK}?", 'Is 5-3 "odd"?'),
     ("\N{FULLWIDTH DIGIT TWO}+2?", "2+2?"),
+    ("Find x\u00b2 + y\u2081\u2080.", "find $x^{2} + y_{10}$"),
+    ("Find $x^{2}$.", "Find $x^2$."),
 ]
 DIFFERENT = [
     ("Add 1, 2.", "Add 12."),
@@ -489,6 +553,11 @@ DIFFERENT = [
     (r"Find $\frac{1}{23}$.", r"Find $\frac{12}{3}$."),
     (r"Where does $\leftarrow$ point?", r"Where does $\rightarrow$ point?"),
     ("?", "!"),
+    ("Find 2\u00b9\u2070.", "Find 210."),
+    ("Find x\u00b2.", "Find x2."),
+    ("Find x\u2082.", "Find x2."),
+    ("Find x\u00b2.", "Find x\u2082."),
+    ("Find $x^{12}$.", "Find $x^12$."),
 ]
 
 
@@ -571,6 +640,35 @@ def test_a_training_set_has_each_question_once() -> None:
     infos = [row["extra_info"]["id"] for row in rows_of("mine")]
     assert manifest()["counts"]["duplicates"] == 2
     assert [record["same_as"] for record in manifest()["duplicates"]] == [infos[1], infos[0]]
+
+
+def test_questions_that_differ_by_case_or_a_superscript_are_two() -> None:
+    several = [("Find a if a=2.", "2"), ("Find A if A=2.", "2"), ("Find 3\u00b2.", "9"), ("Find 32.", "32")]
+    assert own([{"question": text, "answer": gold} for text, gold in several], "--validation", "0") == 0
+    assert texts(rows_of("mine")) == [text for text, _ in several]
+    assert manifest()["duplicates"] == []
+
+
+@pytest.mark.parametrize("role", [("--role", "train", "--validation", "0"), ("--role", "evaluation")])
+def test_the_same_question_with_another_gold_is_told(capsys: pytest.CaptureFixture[str], role: tuple[str, ...]) -> None:
+    rows = [("Find 1/2.", "1/2"), ("Find  1/2.", "0.5"), ("Find $1/2$.", "2"), ("Find 3.", "3")]
+    assert own([{"question": text, "answer": gold} for text, gold in rows], role=role) == 0
+    [record] = manifest()["contradictions"]
+    assert {key: record[key] for key in ("line", "gold", "other_line", "other_gold")} == {
+        "line": 3, "gold": "2", "other_line": 1, "other_gold": "1/2",
+    }  # fmt: skip
+    assert "another gold answer: line 3, '2', and line 1, '1/2'" in capsys.readouterr().out
+
+
+def test_two_writers_to_one_folder_do_not_mix(capsys: pytest.CaptureFixture[str]) -> None:
+    assert own(TRAIN) == 0
+    before = snapshot()
+    with sole_writer(Path("data")):
+        assert own(TRAIN[:5]) == 2
+    assert_tells(capsys, "--output = data", "another multi-attempt data is writing to it")
+    assert snapshot() == before
+    assert own(TRAIN[:5]) == 0
+    assert not Path("data", ".lock").exists()
 
 
 def test_every_row_read_is_accounted_for() -> None:

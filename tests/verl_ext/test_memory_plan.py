@@ -19,7 +19,7 @@ from transformers import GPT2Config, PretrainedConfig, Qwen2Config
 from verl.workers.config import FSDPEngineConfig, McoreEngineConfig
 
 from multi_attempt import cli
-from verl_ext import check_command
+from verl_ext import check_command, startup
 from verl_ext.memory.activations import TokenMemory
 from verl_ext.memory.cost import default_assumptions, run_cost
 from verl_ext.memory.fsdp import FSDPModel
@@ -404,12 +404,60 @@ def check(*arguments: str) -> int:
 
 @pytest.mark.usefixtures("hydra_configs")
 def test_the_command_prints_a_plan_that_fits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check("--model-config", str(folder), "model=qwen2_5_math_7b") == 0
+    assert check("--model-config", str(folder), "model=qwen2_5_math_7b") == check_command.DOES_NOT_FIT
     text = capsys.readouterr().out
     assert "7,615,616,512" in text
     assert "It fits. Most is held in the generation" in text
-    # What the run's own check finds is told, and keeps nobody from the plan: there are no data here.
+    # What the run's own check finds is told, and keeps nobody from the plan, but from a run: there are no data here.
     assert "The start-up check says, here and now:" in text
+
+
+@pytest.mark.usefixtures("hydra_configs")
+def test_the_command_ends_well_where_the_check_finds_nothing_and_it_fits(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "check", lambda _: None)
+    assert check("--model-config", str(folder), "model=qwen2_5_math_7b") == 0
+    assert "The start-up check says" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("hydra_configs")
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("multi_attempt.max_attempts=0", "multi_attempt.max_attempts = 0"),
+        ("multi_attempt=null", "--config-name multi_attempt"),
+        ("trainer.n_gpus_per_node=0", "trainer.n_gpus_per_node = 0 must be a whole number of at least 1"),
+        ("trainer.n_gpus_per_node=null", "trainer.n_gpus_per_node = None"),
+        ("actor_rollout_ref.rollout.tensor_model_parallel_size=0", "tensor_model_parallel_size = 0"),
+        ("actor_rollout_ref.actor.optim.lr=nan", "actor_rollout_ref.actor.optim.lr = nan"),
+        ("data.max_response_length=many", "data.max_response_length = 'many'"),
+        ("trainer=null", "trainer = None must be a mapping"),
+        ("critic=null", "critic = None must be a mapping"),
+        ("data.train_batch_size=0", "data.train_batch_size = 0"),
+    ],
+)
+@pytest.mark.parametrize("form", ["--json", ""])
+def test_a_value_that_no_run_can_have_is_told_before_anything_is_planned(
+    folder: Path, capsys: pytest.CaptureFixture[str], override: str, part: str, form: str
+) -> None:
+    """And the status keeps `multi-attempt check && sbatch` from going on."""
+    assert check(*filter(None, [form]), "--model-config", str(folder), override) != 0
+    text = capsys.readouterr().out
+    problems = json.loads(text)["problems"] if form else [text]
+    assert [problem for problem in problems if part in problem], text
+
+
+@pytest.mark.usefixtures("hydra_configs")
+def test_what_the_check_does_not_survive_is_a_problem_too(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: DictConfig) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(startup, "check", fail)
+    assert check("--model-config", str(folder), "model=qwen2_5_math_7b") == check_command.DOES_NOT_FIT
+    assert "the start-up check itself failed: KeyError: 'a bug'" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("hydra_configs")
@@ -425,9 +473,10 @@ def test_the_command_gives_json(folder: Path, capsys: pytest.CaptureFixture[str]
     figures = ("--gpu-memory", "64", "--gpu-tflops", "500", "--gpu-bandwidth", "2000")
     options = ("--json", *figures, "--model-config", str(folder))
     # Overrides stand anywhere, as for Hydra.
-    assert check("model=qwen2_5_math_7b", *options, "cluster=4x8", "--steps", "10", "trainer.nnodes=2") == 0
+    assert check("model=qwen2_5_math_7b", *options, "cluster=4x8", "--steps", "10", "trainer.nnodes=2") != 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["fits"] is True
+    assert plan["problems"]  # there are no data here
     assert plan["gpu"]["memory"] == 64 * GIB
     assert plan["models"]["actor"]["parameters"] == 7_615_616_512
     assert plan["phases"]["generation"]["total"] == pytest.approx(0.6 * 64 * GIB + RESERVE)

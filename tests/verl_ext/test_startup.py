@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -145,6 +146,96 @@ def test_a_wrong_field_is_named_with_its_value_and_the_remedy(
     assert_tells(only_error(run), *parts)
 
 
+ROLLOUT, ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+COUNT, FINITE = "must be a whole number of at least 1", "must be a finite number"
+
+IMPOSSIBLE: list[tuple[str, list[Any], str]] = [
+    ("data.train_batch_size", [0, -1, None, "many", 1.5, True], COUNT),
+    ("data.max_response_length", [0, None, "many"], COUNT),
+    ("data.val_batch_size", [0, 2.5], COUNT),
+    ("trainer.n_gpus_per_node", [0, -1, None, "all"], COUNT),
+    ("trainer.nnodes", [0, None], COUNT),
+    ("trainer.total_epochs", [0, None], COUNT),
+    ("trainer.total_training_steps", [0, -1, "all"], COUNT),
+    ("trainer.save_freq", [None, "often"], "must be a whole number"),
+    (f"{ROLLOUT}.n", [0, -1, None], COUNT),
+    (f"{ROLLOUT}.val_kwargs.n", [0], COUNT),
+    (f"{ROLLOUT}.tensor_model_parallel_size", [0], COUNT),
+    (f"{ROLLOUT}.max_model_len", [0, -1, "long"], COUNT),
+    (f"{ROLLOUT}.temperature", [math.nan, math.inf, -1, 0, None], "must be a number above 0"),
+    (f"{ROLLOUT}.top_p", [math.nan, 0, 2], "must be a number above 0"),
+    (f"{ACTOR}.ppo_mini_batch_size", [0, None], COUNT),
+    (f"{ACTOR}.optim.lr", [math.nan, math.inf, -1, None, "high"], "must be a number of at least 0"),
+    ("critic.optim.lr", [math.nan, -1], "must be a number of at least 0"),
+    ("algorithm.gamma", [math.nan, math.inf, -1, 2, None], "must be a number from 0 to 1"),
+    ("algorithm.lam", [math.nan, math.inf, -1, 2], "must be a number from 0 to 1"),
+    (f"{ACTOR}.clip_ratio", [math.nan, -1], "must be a number of at least 0"),
+    # Wherever else it stands.
+    (f"{ACTOR}.kl_loss_coef", [math.nan, math.inf], FINITE),
+    (f"{ACTOR}.optim.betas", [[0.9, math.nan]], FINITE),
+    ("algorithm.adv_estimator", ["gea", None, 5], "use gae"),
+    ("trainer.default_local_dir", [None, 5, ""], "name the one for checkpoints"),
+    *((name, [None], "must be a mapping") for name in ("data", "trainer", "trainer.v1", "algorithm", "critic")),
+    *((name, [None], "must be a mapping") for name in ("actor_rollout_ref", ROLLOUT, "ray_kwargs", "reward")),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"), [(field, value, wanted) for field, values, wanted in IMPOSSIBLE for value in values]
+)
+def test_a_value_that_no_run_can_have_is_named(run: DictConfig, field: str, value: Any, wanted: str) -> None:
+    with open_dict(run):
+        OmegaConf.update(run, field, value, merge=False)
+    if isinstance(value, list):
+        [value], field = value[1:], f"{field}[1]"
+    found = [error for error in errors(run) if error.startswith(f"{field} = ")]
+    assert [error for error in found if wanted in error and f"{value}" in error], errors(run)
+
+
+def test_a_value_that_refers_to_nothing_is_named(run: DictConfig) -> None:
+    run.actor_rollout_ref.actor.kl_loss_coef = "${nothing}"
+    assert_tells(only_error(run), f"{ACTOR}.kl_loss_coef", "nothing", "give it a value")
+
+
+@pytest.mark.parametrize(("kind", "value"), [("prompt", 10), ("response", 10), ("response", 100_000)])
+def test_lengths_of_the_rollout_that_contradict_those_of_the_data_are_named(
+    run: DictConfig, kind: str, value: int
+) -> None:
+    run.actor_rollout_ref.rollout[f"{kind}_length"] = value
+    assert_tells(only_error(run), f"{ROLLOUT}.{kind}_length = {value}", f"data.max_{kind}_length = ", "set the second")
+
+
+def test_a_context_of_more_positions_than_the_model_has_is_named(run: DictConfig) -> None:
+    run.actor_rollout_ref.rollout.max_model_len = 10_000_000
+    assert_tells(only_error(run), f"{ROLLOUT}.max_model_len = 10000000", "positions of the model", "set it to null")
+
+
+def test_a_context_that_cannot_hold_the_attempts_is_named(run: DictConfig) -> None:
+    # The shortest prompt, "? (5)", and what all attempts need: see below.
+    run.actor_rollout_ref.rollout.max_model_len = 24 + 5 * 48 + 4 * 30
+    check(run)
+    run.actor_rollout_ref.rollout.max_model_len -= 1
+    assert_tells(
+        only_error(run), f"{ROLLOUT}.max_model_len = 383", "multi_attempt.max_attempts = 5", "raise it to at least 384"
+    )
+
+
+@pytest.mark.parametrize("folder", ["/proc/checkpoints", "{tmp_path}/file", "{tmp_path}/file/below"])
+def test_a_folder_for_checkpoints_that_cannot_be_written_is_named(run: DictConfig, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    run.trainer.default_local_dir = folder.format(tmp_path=tmp_path)
+    assert_tells(
+        only_error(run), f"trainer.default_local_dir = {run.trainer.default_local_dir}", "nothing can be written"
+    )
+
+
+def test_a_folder_for_checkpoints_is_made_by_the_run_and_not_by_its_check(run: DictConfig, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    run.trainer.default_local_dir = str(tmp_path / "new" / "checkpoints")
+    check(run)
+    assert sorted(path for path in tmp_path.iterdir() if path.name != "cache") == before
+
+
 def test_an_unknown_setting_of_the_task_is_named(run: DictConfig) -> None:
     with open_dict(run):
         run.multi_attempt.foo = 1
@@ -273,6 +364,14 @@ def question(text: str) -> Rows:
 GOLD = ("reward_model", "ground_truth")
 INDEX, ATTEMPTS = ("extra_info", "index"), ("extra_info", "attempts")
 
+ATTEMPTS_WITHOUT_END = ("row 1: extra_info.attempts = 100000", "no room for more than", "lower it")
+
+
+def with_all(**fields: Any) -> Rows:
+    """The rows with the same field in each, so that a file has one type of it."""
+    return [{**row, **fields} for row in make_rows()]
+
+
 ROWS: list[tuple[str, Rows, tuple[str, ...]]] = [
     ("no prompt", changed(make_rows(), 1, "prompt", value=[]), ("row 1: prompt = []", "must be one")),
     ("no question", changed(make_rows(), 1, "prompt", value=question(" ")), ("row 1: prompt = ", "no question")),
@@ -291,6 +390,20 @@ ROWS: list[tuple[str, Rows, tuple[str, ...]]] = [
     ("no index", changed(make_rows(), 3, *INDEX), ("row 3: extra_info.index = None", "number the rows")),
     ("index twice", changed(make_rows(), 3, *INDEX, value=1), ("row 3: extra_info.index = 1 is row 1's too",)),
     ("attempts below 1", changed(make_rows(), 0, *ATTEMPTS, value=0), ("row 0: extra_info.attempts = 0", "least 1")),
+    ("attempts true", make_rows(attempts=True), ("row 0: extra_info.attempts = True", "whole number")),
+    ("attempts without end", changed(make_rows(), 1, *ATTEMPTS, value=100_000), ATTEMPTS_WITHOUT_END),
+    ("index true", changed(make_rows(), 0, *INDEX, value=True)[:1] * 2, ("row 0: extra_info.index = True",)),
+    (
+        "content in parts",
+        with_all(prompt=[{"role": "user", "content": [{"type": "text", "text": "1+1=?"}]}]),
+        ("row 0: prompt = ", "as a text in its field content"),
+    ),
+    ("prompt a text", with_all(prompt="1+1=?"), ("row 0: prompt = '1+1=?'", "holds no question")),
+    ("prompt a number", with_all(prompt=5), ("row 0: prompt = 5", "holds no question")),
+    ("prompt of texts", with_all(prompt=["1+1=?"]), ("row 0: prompt = ['1+1=?']", "holds no question")),
+    ("answer a text", with_all(reward_model="2"), ("row 0: reward_model = '2' must be a mapping",)),
+    ("answer in a list", with_all(reward_model=["2"]), ("row 0: reward_model = ['2'] must be a mapping",)),
+    ("no mapping", with_all(extra_info="2"), ("row 0: extra_info = '2' must be a mapping",)),
     (
         "long question",
         changed(make_rows(), 0, "prompt", value=question("?" * 65)),
@@ -304,7 +417,7 @@ def test_a_training_row_that_no_episode_can_run_on_is_named(
     files: Callable[..., DictConfig], rows: Rows, parts: tuple[str, ...]
 ) -> None:
     config = files(train=rows)
-    assert_tells(only_error(config), f"data.train_files = {config.data.train_files}", *parts)
+    assert_tells(errors(config)[0], f"data.train_files = {config.data.train_files}", *parts)
 
 
 def test_a_validation_row_says_how_many_attempts_it_allows(files: Callable[..., DictConfig]) -> None:
@@ -317,6 +430,35 @@ def test_a_validation_row_says_how_many_attempts_it_allows(files: Callable[..., 
 def test_validation_rows_may_share_an_index(files: Callable[..., DictConfig]) -> None:
     # The same question with 1 and with 5 attempts.
     check(files(validation=[*make_rows(attempts=1), *make_rows(attempts=5)]))
+
+
+@pytest.mark.parametrize("source", [None, "", 5])
+def test_a_validation_row_says_what_it_is_measured_as(files: Callable[..., DictConfig], source: Any) -> None:
+    rows = [{**row, "data_source": source} for row in make_rows(attempts=5)]
+    assert_tells(errors(files(validation=rows))[0], "data.val_files", f"row 0: data_source = {source!r}")
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "sound"),
+    [
+        *(("test/toy_5_attempts", "test", True), ("toy", "validation", True), ("toy", None, True)),
+        *(("toy", "test", False), ("toy_5_attempts", "test", False), ("test/toy", "test", False)),
+    ],
+)
+def test_a_row_of_an_evaluation_set_is_called_so_that_it_has_no_say_in_the_best_model(
+    files: Callable[..., DictConfig], source: str, split: str | None, sound: bool
+) -> None:
+    rows = [{**row, "data_source": source} for row in make_rows(attempts=5, split=split)]
+    config = files(validation=rows)
+    if sound:
+        check(config)
+        return
+    assert_tells(
+        errors(config)[0],
+        f"data.val_files = {config.data.val_files}: row 0: data_source = {source!r}",
+        "extra_info.split = 'test'",
+        "--evaluation-attempts",
+    )
 
 
 def test_of_many_bad_rows_five_are_named_and_the_rest_counted(files: Callable[..., DictConfig]) -> None:
@@ -352,7 +494,7 @@ def test_a_prompt_is_measured_with_as_many_attempts_as_its_row_allows(
     )
     config = files(validation=rows)
     config.data.max_prompt_length = length - 1
-    assert_tells(only_error(config), f"row 0: the prompt has {length} tokens")
+    assert_tells(errors(config)[0], f"row 0: the prompt has {length} tokens")
 
 
 @pytest.mark.parametrize("field", ["train_files", "val_files"])
@@ -368,6 +510,61 @@ def test_a_file_that_is_no_parquet_is_named(run: DictConfig, tmp_path: Path) -> 
     path.write_text("not Parquet")
     run.data.train_files = str(path)
     assert_tells(errors(run)[0], f"data.train_files = {path}", "name a Parquet or JSON lines file")
+
+
+def parquet_of(rows: Rows, path: Path) -> bytes:
+    write_parquet(rows, path)
+    return path.read_bytes()
+
+
+CONTENTS: list[tuple[str, str, Callable[[Path], bytes]]] = [
+    ("half a Parquet file", "rows.parquet", lambda path: parquet_of(make_rows(), path)[:500]),
+    ("Parquet without rows", "rows.parquet", lambda path: parquet_of(make_rows(0), path)),
+    ("Parquet of another schema", "rows.parquet", lambda path: parquet_of([{"prompt": 1}], path)),
+    ("Parquet called JSON", "rows.jsonl", lambda path: parquet_of(make_rows(), path)),
+    ("nothing", "rows.jsonl", lambda _: b""),
+    ("half a line", "rows.jsonl", lambda _: b"{\n"),
+    ("texts", "rows.jsonl", lambda _: b'"a"\n5\n'),
+    ("not a number", "rows.jsonl", lambda _: b"NaN\n"),
+    ("bytes", "rows.jsonl", lambda _: bytes(range(256))),
+    ("another encoding", "rows.jsonl", lambda _: json.dumps(make_rows()[0]).encode() + b"\xff\n"),
+    ("types that change", "rows.jsonl", lambda _: b'{"prompt": [{"content": "1"}]}\n{"prompt": 5}\n'),
+    ("a kind that verl does not read", "rows.csv", lambda _: b"prompt\n1\n"),
+]
+
+
+@pytest.mark.parametrize("field", ["train_files", "val_files"])
+@pytest.mark.parametrize(("name", "content"), [case[1:] for case in CONTENTS], ids=[case[0] for case in CONTENTS])
+def test_a_file_that_cannot_be_read_is_named(
+    run: DictConfig, tmp_path: Path, field: str, name: str, content: Callable[[Path], bytes]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content(path))
+    run.data[field] = str(path)
+    assert [error for error in errors(run) if f"data.{field} = {path}: " in error or f"{0} training rows" in error]
+
+
+@pytest.mark.parametrize("field", ["train_files", "val_files"])
+@pytest.mark.parametrize("value", [None, "", 5, [], [None], {"a": 1}, "{tmp_path}", ["{tmp_path}"]])
+def test_what_is_no_file_is_named(run: DictConfig, tmp_path: Path, field: str, value: Any) -> None:
+    as_text = json.dumps(value).replace("{tmp_path}", str(tmp_path))
+    OmegaConf.update(run, f"data.{field}", json.loads(as_text), merge=False)
+    assert_tells(errors(run)[0], f"data.{field} = {run.data[field]}: ", "name a Parquet or JSON lines file")
+
+
+def test_a_file_that_was_replaced_by_one_of_the_same_time_is_read_anew(
+    files: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """The check and verl after it: both read by way of the cache of ``datasets``."""
+    config = files(train=make_rows(5))
+    check(config)
+    path = Path(config.data.train_files)
+    before = path.stat()
+    files(train=changed(make_rows(5), 1, "prompt", value=question("7+7=?")))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    check(config)
+    rows = datasets.load_dataset("json", data_files=str(path), split="train")
+    assert rows[1]["prompt"][0]["content"] == "7+7=?"
 
 
 def test_several_files_are_checked_as_one(run: DictConfig, tmp_path: Path) -> None:
@@ -472,7 +669,7 @@ def test_a_prompt_that_fills_the_context_is_named(files: Callable[..., DictConfi
     config = files(train=changed(make_rows(), 1, "prompt", value=question("?" * 60)))
     config.data.max_prompt_length = 1000
     config.actor_rollout_ref.rollout.max_model_len = 80
-    assert_tells(only_error(config), "row 1: the prompt has", "context has room for 80", "max_model_len")
+    assert_tells(errors(config)[0], "row 1: the prompt has", "context has room for 80", "max_model_len")
 
 
 def test_prompt_and_response_may_together_be_more_than_the_context(run: DictConfig) -> None:
