@@ -433,7 +433,6 @@ def test_the_command_ends_well_where_the_check_finds_nothing_and_it_fits(
         ("actor_rollout_ref.actor.optim.lr=nan", "actor_rollout_ref.actor.optim.lr = nan"),
         ("data.max_response_length=many", "data.max_response_length = 'many'"),
         ("trainer=null", "trainer = None must be a mapping"),
-        ("algorithm=null", "algorithm = None must be a mapping"),
         ("data.train_batch_size=0", "data.train_batch_size = 0"),
     ],
 )
