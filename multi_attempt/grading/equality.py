@@ -368,7 +368,7 @@ class Comparison:
                     return self._same_in_order(left_items, right_items)
                 return all(self.same(item, second[label]) for label, item in first.items())
             if is_numbered(left_items) != is_numbered(right_items):  # the roots of an equation
-                return self._same_in_any_order(*(list(map(unlabelled, items)) for items in (left_items, right_items)))
+                return self._same_in_any_order(list(map(unlabelled, left_items)), list(map(unlabelled, right_items)))
             if all(label_of(item) is not None for item in (*left.args, *right.args)):  # x = 2, y = 3 and x = 2, x = 3
                 return self._same_in_any_order(list(left.args), list(right.args))
             return self._same_in_order(values_in_order(left_items), values_in_order(right_items))

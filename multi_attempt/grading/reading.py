@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -822,8 +823,12 @@ class _Reader:
                 texts.append(token.text)
 
 
-_SCALED = {
-    **{name: lambda value, size=size: Node("*", (value, number(size))) for name, size in SCALES.items()},
+def _multiplied(size: int, value: Node) -> Node:
+    return Node("*", (value, number(size)))
+
+
+_SCALED: dict[str, Callable[[Node], Node]] = {
+    **{name: partial(_multiplied, size) for name, size in SCALES.items()},
     "pi": lambda value: Node("*", (value, Node("symbol", name=r"\pi"))),
     "squared": lambda value: Node("^", (value, number(2))),
     "cubed": lambda value: Node("^", (value, number(3))),
