@@ -159,7 +159,7 @@ def _words_behind(dice: random.Random) -> Relatives:
 
 def _named_parts(dice: random.Random) -> Relatives:
     names, (one, other) = dice.choice(["xy", "ab", "mn", "pq", "uv"]), dice.sample(range(-30, 30), 2)
-    first, second = names
+    first, second = names[0], names[1]
     right = [
         f"{second}={other}, {first}={one}",
         f"{first}={one} \\text{{ and }} {second}={other}",
