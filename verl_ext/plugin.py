@@ -25,8 +25,9 @@ def register() -> None:
 
         # Before all else: which engines exist depends on the platform.
         cpu.register()
-        from verl_ext import agent_loop, reward_manager, sampling, trainer  # noqa: F401 - decorators register the others
+        from verl_ext import agent_loop, attention, reward_manager, sampling, trainer  # noqa: F401 - their decorators register them
 
+        attention.register()
         sampling.register()
         _register_megatron()
     except Exception:

@@ -90,10 +90,13 @@ def check(config: DictConfig) -> None:
     ]
     errors = [error for run_check in checks for error in run_check(config, settings)]
     if not errors:  # those that read files, and only for a run that is sound so far
+        from verl_ext.attention import attention_errors
         from verl_ext.parallel_sizes import parallel_size_errors
         from verl_ext.weight_bucket import weight_bucket_errors
 
-        errors = list(parallel_size_errors(config)) or list(weight_bucket_errors(config))
+        errors = list(parallel_size_errors(config))
+        errors = errors or list(attention_errors(config, installed_here=not _joins_a_cluster(config)))
+        errors = errors or list(weight_bucket_errors(config))
     if not errors:  # the slow one last
         from verl_ext.dataset_check import dataset_errors
 

@@ -197,7 +197,7 @@ def _engine_overrides(setup: Setup) -> Iterable[str]:
             yield f"{role}.checkpoint.load_contents=[model]"
         return
     for role in ("actor_rollout_ref.model", "critic.model"):
-        yield f"+{role}.override_config.attn_implementation=sdpa"
+        yield f"{role}.override_config.attn_implementation=sdpa"
     for role, key in (("actor_rollout_ref.actor", "fsdp_config"), ("critic", "fsdp")):
         yield f"{role}.strategy=fsdp2"
         yield f"{role}.{key}.use_torch_compile=false"

@@ -15,7 +15,7 @@ from published_models import PUBLISHED
 from transformers import GenerationConfig
 
 from multi_attempt.data import make_row, write_parquet
-from verl_ext import startup
+from verl_ext import attention, startup
 from verl_ext.check_command import compose_config
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +78,7 @@ def test_the_run_may_start(command: str, models: dict[str, Path], data: Path, mo
     # As on the machines that the command is for.
     monkeypatch.setattr(os, "cpu_count", lambda: 96)
     monkeypatch.setattr(startup, "version", lambda name: "installed")
+    monkeypatch.setattr(attention, "find_spec", lambda name: "installed")
     if "cluster=" in command or command.startswith("sbatch"):
         monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     startup.check(config)

@@ -14,9 +14,8 @@ def register() -> None:
     distributions.install()
     platform.register()
     if platform.is_current():
-        from verl_ext.cpu import attention, engines, patches, rollout
+        from verl_ext.cpu import engines, patches, rollout
 
-        attention.register()
         patches.apply()
         engines.register()
         rollout.register()

@@ -8,8 +8,6 @@ from typing import Any
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
 
-from verl_ext.cpu import attention, patches
-
 _BACKENDS = ["fsdp", "fsdp2"]
 
 
@@ -27,17 +25,9 @@ class CPUFSDPEngineWithLMHead(FSDPEngineWithLMHead):
             self.engine_config = config
 
 
-class CPUFSDPEngineWithValueHead(FSDPEngineWithValueHead):
-    """The critic's engine, with an attention that runs on CPU."""
-
-    def _build_module(self) -> Any:
-        with patches.value_head_attention(attention.NAME):
-            return super()._build_module()
-
-
 def register() -> None:
     """Register actor and critic engines for the CPU, once."""
     if "cpu" in EngineRegistry._engines["language_model"]["fsdp2"]:
         return
     EngineRegistry.register(model_type="language_model", backend=_BACKENDS, device="cpu")(CPUFSDPEngineWithLMHead)
-    EngineRegistry.register(model_type="value_model", backend=_BACKENDS, device="cpu")(CPUFSDPEngineWithValueHead)
+    EngineRegistry.register(model_type="value_model", backend=_BACKENDS, device="cpu")(FSDPEngineWithValueHead)

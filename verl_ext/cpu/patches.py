@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 VERL_VERSION = "0.9.1"
 """The release that these patches were written against."""
@@ -32,31 +29,3 @@ def gloo_process_group() -> None:
         patched = partial(distributed.initialize_global_process_group_ray, backend="cpu:gloo")
         distributed.initialize_global_process_group_ray = patched
         engine_workers.initialize_global_process_group_ray = patched
-
-
-@contextmanager
-def value_head_attention(attn_implementation: str) -> Iterator[None]:
-    """Build the critic with an attention that runs on CPU.
-
-    ``verl.utils.model.load_valuehead_model`` (``model.py``, line 649) asks for ``flash_attention_2`` whatever the
-    model's configuration says.
-    """
-    from transformers import AutoModelForTokenClassification
-    from verl.utils import model
-
-    original = model.load_valuehead_model
-
-    def load(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
-        return AutoModelForTokenClassification.from_pretrained(
-            local_path,
-            dtype=torch_dtype,
-            config=model_config,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-        )
-
-    model.load_valuehead_model = load
-    try:
-        yield
-    finally:
-        model.load_valuehead_model = original

@@ -195,7 +195,7 @@ class FSDPModel:
         array = tokens * self.role.shape.vocabulary
         if self.role.fused_head:
             return self._fused_head()
-        if self.role.on_cpu:
+        if not self.role.has_flash:
             return self._row_wise(tokens, _ROWS_UPDATE[self._compute])
         # flash-attn's cross-entropy writes the gradient over the logits (torch_functional.py, line 129).
         logits: float = array * self._compute * (1 if self.role.temperature_is_one else 2)
@@ -210,7 +210,7 @@ class FSDPModel:
         array = tokens * self.role.shape.vocabulary
         if self.role.fused_head:
             return self._fused_head()
-        if self.role.on_cpu:
+        if not self.role.has_flash:
             return max(self._row_wise(tokens, 0), self._logits(tokens) * (1 + _ROWS_ENTROPY) if entropy else 0.0)
         logits = array * self._compute * (1 if self.role.temperature_is_one else 2)
         return logits + (self._entropy(array) if entropy else 0.0)

@@ -51,9 +51,10 @@ class Role:
         fused_head: ``use_fused_kernels`` of its model: log-probs without whole logits.
         temperature_is_one: otherwise the logits are copied.
         entropy_in_update: whether the update's loss has the entropy.
-        on_cpu: ``trainer.device: cpu``: no flash attention.
+        on_cpu: ``trainer.device: cpu``.
+        flash: whether the attention is flash-attn's, of which the log-probs then come too. On a CPU never.
         packed: ``use_remove_padding`` of its model: a pass holds its sequences in a row. On a GPU always.
-        by_sequence: with that and on a CPU: whether the attention takes each sequence of the row by itself.
+        by_sequence: with that: whether the attention takes each sequence of the row by itself.
         padding: without that, tokens that a pass computes for each that it was given.
         longest: without that, tokens of a row.
     """
@@ -68,10 +69,15 @@ class Role:
     temperature_is_one: bool = True
     entropy_in_update: bool = False
     on_cpu: bool = False
+    flash: bool = True
     packed: bool = True
     by_sequence: bool = False
     padding: float = 1.0
     longest: int = 0
+
+    @property
+    def has_flash(self) -> bool:
+        return self.flash and not self.on_cpu
 
     def computed(self, tokens: int) -> float:
         """Of a micro-batch of so many tokens, those that its passes compute: with their padding."""

@@ -10,7 +10,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import CriticConfig
 
-from verl_ext.cpu import attention
+from verl_ext import attention
 from verl_ext.memory.fsdp import FSDPModel
 from verl_ext.memory.megatron import MegatronModel
 from verl_ext.memory.model_shape import ModelShape
@@ -110,6 +110,7 @@ def _model(name: str, node: Any, field: str, shape: ModelShape, config: DictConf
     actor = config.actor_rollout_ref.actor
     on_cpu = config.trainer.device == "cpu"
     packed = model.use_remove_padding or not on_cpu
+    implementation = attention.implementation(model)
     role = Role(
         name=name,
         field=f"{field}.{key}",
@@ -122,7 +123,8 @@ def _model(name: str, node: Any, field: str, shape: ModelShape, config: DictConf
         entropy_in_update=actor.calculate_entropy or actor.entropy_coeff != 0,
         on_cpu=on_cpu,
         packed=packed,
-        by_sequence=on_cpu and packed and model.override_config.get("attn_implementation") == attention.NAME,
+        by_sequence=packed and implementation == attention.NAME,
+        flash=attention.is_flash(implementation),
         padding=1.0 if packed else lengths.longest / lengths.mean,
         longest=lengths.longest,
     )
