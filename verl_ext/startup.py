@@ -103,6 +103,7 @@ def check(config: DictConfig) -> None:
         errors = list(dataset_errors(config, settings))
     if errors:
         raise StartupError(errors)
+    _log_engine(config)
     _warn_of_no_checkpoints(config)
     _warn_of_slow_bfloat16(config)
 
@@ -170,6 +171,13 @@ def _rollout(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
             f"actor_rollout_ref.rollout.name = {name!r}: {name} is not installed; install the extra of that "
             f"name, or choose {' or '.join(f'rollout={other}' for other in _ROLLOUTS if other != name)}"
         )
+
+
+def _log_engine(config: DictConfig) -> None:
+    from verl_ext.vllm_choices import describe
+
+    if told := describe(config):
+        _logger.info("%s", told)
 
 
 def _warn_of_no_checkpoints(config: DictConfig) -> None:

@@ -255,7 +255,8 @@ def machine_rollout(config: DictConfig, shape: ModelShape, machine: Device) -> M
     # A head that is the embedding is sent as both.
     sent = (shape.policy_parameters + (shape.embedding if shape.tied else 0)) * weights
     received = float(sent if rollout.config.name == "vllm" else 0)
-    return MachineRollout(shape, rollout.config, machine, rollout.world, _cache_space(config), received)
+    space = _cache_space(config)
+    return MachineRollout(shape, rollout.config, machine, rollout.world, rollout.second_runner, space, received)
 
 
 def _cache_space(config: DictConfig) -> float | None:

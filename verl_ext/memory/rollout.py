@@ -17,9 +17,15 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl_ext.memory.activations import FP32
 from verl_ext.memory.gpus import GIB, Device
 from verl_ext.memory.model_shape import ModelShape
+from verl_ext.vllm_choices import uses_second_runner
 
 # Arrays as long as the vocabulary, in fp32, that a sampler makes for each sequence: logits, sorted ones, probabilities.
 _SAMPLER_ARRAYS = 3
+
+# What vLLM's second model runner keeps of each sequence for each token of the vocabulary (PenaltiesState of
+# vllm/v1/worker/gpu/sample/penalties.py): an int32 count, and a bit for the prompt's, in words of 32.
+_COUNT_BYTES = 4
+_WORD_BITS = 32
 
 # Captured graphs of the usual batch sizes; an estimate, since it hangs on the driver. None with enforce_eager.
 _GRAPHS = 1.0 * GIB
@@ -37,12 +43,14 @@ class Rollout:
         config: verl's ``RolloutConfig`` of ``actor_rollout_ref.rollout``.
         device: what holds the share.
         world: GPUs of the run.
+        second_runner: whether vLLM's second model runner generates.
     """
 
     shape: ModelShape
     config: Any
     device: Device
     world: int
+    second_runner: bool
 
     @property
     def tensor(self) -> int:
@@ -59,12 +67,19 @@ class Rollout:
 
     @cached_property
     def forward(self) -> float:
-        """One forward pass of ``max_num_batched_tokens``, sampling, and captured graphs; an estimate."""
+        """One forward pass of ``max_num_batched_tokens``, sampling and its table, and captured graphs; an estimate."""
         shape, config = self.shape, self.config
         layer = 3 * shape.intermediate / self.tensor + 4 * shape.hidden
         sampling = config.max_num_seqs * shape.vocabulary * FP32 * _SAMPLER_ARRAYS
         graphs = 0.0 if config.enforce_eager else _GRAPHS
-        return config.max_num_batched_tokens * layer * self._bytes + sampling + graphs
+        return config.max_num_batched_tokens * layer * self._bytes + sampling + self._counts + graphs
+
+    @property
+    def _counts(self) -> float:
+        if not self.second_runner:
+            return 0.0
+        words = -(-self.shape.vocabulary // _WORD_BITS)
+        return self.config.max_num_seqs * (self.shape.vocabulary + words) * _COUNT_BYTES
 
     @property
     def share(self) -> float:
@@ -125,4 +140,5 @@ class Rollout:
 def make_rollout(config: DictConfig, shape: ModelShape, device: Device, kind: type[Rollout] = Rollout) -> Rollout:
     """The rollout of a composed config."""
     world = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    return kind(shape, omega_conf_to_dataclass(config.actor_rollout_ref.rollout), device, world)
+    rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
+    return kind(shape, rollout, device, world, uses_second_runner(config))
