@@ -10,8 +10,9 @@ _CHANGING = frozenset(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety half halves third thirds quarter quarters "
     "fourth fourths fifth fifths sixth sixths tenth tenths hundredth hundredths thousandth thousandths "
+    "twice thrice doubled tripled halved bound "
     "hundred thousand million billion trillion dozen squared cubed factorial "
-    "or and plus minus by to through versus but except without divided multiplied modulo mod remainder "
+    "or plus minus versus but except without divided multiplied modulo mod remainder "
     "not no never none neither nor cannot wrong incorrect false isn't aren't wasn't can't doesn't don't "
     "above below under over exceeds least most beyond "
     "maybe perhaps possibly probably could might may if unless when where whether is are was were be too "
@@ -20,7 +21,11 @@ _CHANGING = frozenset(
     "am pm noon midnight morning afternoon evening night today tomorrow yesterday bc bce "
     "before after past ago until till".split()
 )
-_CHANGING_ALONE = frozenset("even odd prime composite positive negative left right up ad ce".split())
+_CHANGING_ALONE = frozenset(
+    "even odd prime composite positive negative left right up ad ce to bn mil x recurring repeating minimum "
+    "maximum".split()
+)
+_CHANGING_AT_FIRST = frozenset("and to by through".split())  # but "ways to choose boys and girls"
 _COMPARING = frozenset("less more fewer greater larger smaller bigger than".split())  # but "25 more stickers than Ann"
 _TIMES = re.compile(r"\btimes \w")
 
@@ -32,6 +37,8 @@ def changes_value(text: str) -> bool:
     if any(character.isdigit() for character in re.sub(r"\^\{?-?\d", "", text)):
         return True
     if any(word in _CHANGING for word in words) or _TIMES.search(text.lower()):
+        return True
+    if words and (words[0] in _CHANGING_AT_FIRST or words[1:2] == ["than"] or text.strip() == "k"):
         return True
     return bool(words) and (_COMPARING.issuperset(words) or (len(words) == 1 and words[0] in _CHANGING_ALONE))
 

@@ -14,6 +14,7 @@ from multi_attempt.grading.policies import Policies
 from multi_attempt.grading.reading import ASKED_COMMANDS, Node, outline, read
 from multi_attempt.grading.relations import STRUCTURES
 from multi_attempt.grading.tolerance import Tolerance
+from multi_attempt.grading.units import unit_of
 from multi_attempt.grading.values import Budget, TooLarge
 
 
@@ -40,6 +41,7 @@ _SOLUTION = re.compile(r"\\boxed|answer is")
 # "for all x", and of which numbers a parameter is one: left out where only one side says it.
 _QUALIFIER = re.compile(
     r"(?<=\S)[ ,(]*(?:\\(?:text|mbox|mathrm) ?\{ ?)?(?:\\forall|\bfor (?:all|any|every|each)\b).*$"
+    r"|(?<=\S)[ ,(]*(?:\\text ?\{ ?)?\b(?:where|with) [a-z] (?:is )?(?:an? |any )?(?:arbitrary )?integer\b[ })]*$"
     r"|(?<=\S)[ ,(]+[a-z] ?\\in ?\\mathbb ?\{? ?[ZN] ?\}?\)?$"
 )
 _PLAIN = re.compile(
@@ -66,7 +68,11 @@ def _plain_number(normal: str) -> int | Fraction | None:
 
 
 def _without_qualifier(normal: str) -> str:
-    return _QUALIFIER.sub("", normal) if "for " in normal or r"\forall" in normal or r"\mathbb" in normal else normal
+    return (
+        _QUALIFIER.sub("", normal)
+        if "for " in normal or "integer" in normal or r"\forall" in normal or r"\mathbb" in normal
+        else normal
+    )
 
 
 def _is_exact(normal: str) -> bool:
@@ -235,7 +241,13 @@ def _is_numeric(node: Node) -> bool:
 
 def _without_wrappers(normal: str) -> str:
     r"""An answer with the content of each ``\text{}`` in its place: ``4:30 \text{ p.m.}`` is ``\text{4:30 p.m.}``."""
-    return spelling(re.sub(r"(?<=[a-zA-Z])\.(?!\d)", "", _TEXTS.sub(lambda text: text[1].casefold(), normal)))
+    return spelling(re.sub(r"(?<=[a-zA-Z])\.(?!\d)", "", _TEXTS.sub(lambda text: _in_small_letters(text[1]), normal)))
+
+
+def _in_small_letters(text: str) -> str:
+    """Words without their capitals, but not a unit that is another without them: MHz, mHz."""
+    small = text.casefold()
+    return text if (unit := unit_of(text)) is not None and unit != unit_of(small) else small
 
 
 _COMMANDS = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[a-zA-Z]+")

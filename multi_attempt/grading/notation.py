@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from multi_attempt.grading.characters import spelt_out
-from multi_attempt.grading.units import SCALES
+from multi_attempt.grading.units import SCALES, unit_of
 
 LONGEST = 1_500
 """Characters of an answer beyond which it is not read (an exact match still counts)."""
@@ -44,6 +44,7 @@ _UNICODE = str.maketrans(
         "°": r"^{\circ}",
         "′": "'", "’": "'", "″": "''", "∠": r"\angle ", "△": r"\triangle ", "。": ".",
         "，": ",", "；": ";", "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ",
+        "¢": r"\text{ cents}",
     }
 )  # fmt: skip
 
@@ -216,6 +217,9 @@ _LETTERS = re.compile(r"[a-zA-Z]+")
 _SIGN = re.compile(r"\*\*|<=|>=|!=|==|\S")
 _AND = re.compile(r"[,;]?\s*(and|or)\s*[,;]?", re.IGNORECASE)
 
+_ALTERNATIVE = re.compile(r"(and|or) (-?[\d.,/]*\d%?)", re.IGNORECASE)  # the "or 13" behind a number
+_BEFORE_MORE = re.compile(r"([a-zA-Z]+\.?),? (and|or)", re.IGNORECASE)  # 5 \text{ dollars and } 20
+
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh ln log lg exp sqrt max min gcd "
     "lcm cbrt abs".split()
@@ -238,6 +242,7 @@ _UNIT_NAMES = frozenset(
     "arrangement permutation combination possibility possibilities outcome path subset element zero".split()
 )
 _NEEDS_SPACE = frozenset({"cm", "km", "mm", "ft", "yd", "mi", "hr", "yr", "kg", "mg", "lb", "oz", "ml", "sec", "min"})
+_SHORTEST_NAME = 3  # of a unit that no letters side by side are: yen, tons, joules
 _UNIT_MODIFIERS = frozenset({"square", "sq", "cubic", "cu"})
 _SCALES_AND_TIMES = frozenset({*SCALES, "am", "pm", "north", "south", "east", "west", "squared", "cubed"})
 
@@ -248,7 +253,9 @@ def _is_unit_word(word: str, spaced: bool) -> bool:
         return True
     if word in _NEEDS_SPACE and not spaced:
         return False
-    return word in _UNIT_NAMES or (word.endswith("s") and len(word) > 3 and word[:-1] in _UNIT_NAMES)
+    if word in _UNIT_NAMES or (word.endswith("s") and len(word) > 3 and word[:-1] in _UNIT_NAMES):
+        return True
+    return len(word) >= _SHORTEST_NAME and unit_of(word) is not None
 
 
 def is_name(word: str) -> bool:
@@ -350,6 +357,11 @@ def _tokenize_text(content: str, found: list[Token], grouped: bool, level: int, 
         _tokenize(stripped, found, grouped, level + 1)
     elif choice := re.fullmatch(r"(?:option|choice) \(?([A-Z])\)?", stripped, re.IGNORECASE):
         found.append(Token("letter", choice[1].upper()))
+    elif after_number and (leading := _BEFORE_MORE.fullmatch(stripped)):
+        found.extend((Token("text", leading[1]), Token("sign", leading[2].lower())))
+    elif after_number and (choice := _ALTERNATIVE.fullmatch(stripped)):
+        found.append(Token("sign", choice[1].lower()))
+        _tokenize(choice[2], found, grouped, level + 1)
     elif quantity := re.fullmatch(r"([-+]?\$?[\d.,]*\d)\s*([a-zA-Z][a-zA-Z ]*\.?)", stripped):
         _tokenize(quantity[1], found, grouped, level + 1)
         found.append(Token("text", quantity[2]))

@@ -16,7 +16,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from multi_attempt.grading.notation import BASE_NAMES, PERCENT, Token, Unreadable, tokens
-from multi_attempt.grading.units import CURRENCIES, SCALES, is_part_of
+from multi_attempt.grading.units import CURRENCIES, SCALES, conversion, is_part_of, unit_of
 from multi_attempt.words import changes_value
 
 DEEPEST = 30
@@ -260,7 +260,7 @@ class _Reader:
             if value.op == "unit":
                 value = self._with_smaller_units(value)
         currency = self._currency() or currency
-        return Node("unit", (value,), currency) if currency and value.op != "unit" else value
+        return _of_money(value, currency) if currency else value
 
     def _currency(self) -> str:
         is_money = self.token.text in CURRENCIES and self.token.kind in ("command", "word")
@@ -271,13 +271,15 @@ class _Reader:
         parts = [first]
         while True:
             start = self._position
-            self._take("and", ",")
+            is_apart = self._take("and", ",")
             value = self._product() if self.token.kind == "number" else None
             if value is None or self.token.kind not in ("text", "unit"):
                 break
             unit = self._unit()
             if not is_part_of(unit, parts[-1].name):
-                break
+                if is_apart:
+                    break
+                return Node("remark", first.args, f"{first.name} {outline(value)} {unit}")  # equal to itself alone
             parts.append(Node("unit", (value,), unit))
         self._position = start
         return first if len(parts) == 1 else Node("compound", tuple(parts))
@@ -823,22 +825,28 @@ class _Reader:
                 texts.append(token.text)
 
 
-def _multiplied(size: int, value: Node) -> Node:
+def _multiplied(size: int | Fraction, value: Node) -> Node:
     return Node("*", (value, number(size)))
 
 
+_PARTS = {"tenth": Fraction(1, 10), "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1_000)}
 _SCALED: dict[str, Callable[[Node], Node]] = {
     **{name: partial(_multiplied, size) for name, size in SCALES.items()},
     "pi": lambda value: Node("*", (value, Node("symbol", name=r"\pi"))),
     "squared": lambda value: Node("^", (value, number(2))),
     "cubed": lambda value: Node("^", (value, number(3))),
     "factorial": lambda value: Node("!", (value,)),
+    **{name: partial(_multiplied, size) for name, size in _PARTS.items()},
 }
 """Words behind a value that make it another."""
 
 
 def _measured(value: Node, words: str) -> Node:
     """A value with the words behind it: a scale, its unit, or a remark that makes it something else."""
+    if half := _AND_A_HALF.match(words):
+        value, words = Node("+", (value, number(Fraction(1, 2)))), words[half.end() :]
+        if not words:
+            return value
     first, _, rest = words.partition(" ")
     scaled = _SCALED.get(first.lower()) or _SCALED.get(first.lower().rstrip("s."))
     if scaled is not None:
@@ -848,7 +856,20 @@ def _measured(value: Node, words: str) -> Node:
         return Node("percent", (value,))
     if words.lower().rstrip("s.") in ("degree", "deg"):
         return Node("degree", (value,))
+    if _RAISED.search(words) and unit_of(words) is not None:
+        words = _RAISED.sub(lambda power: "^2" if power[1] == "squar" else "^3", words)
     return Node("remark" if changes_value(words) else "unit", (value,), words)
+
+
+_AND_A_HALF = re.compile(r"and (?:a|one) half\b *", re.IGNORECASE)
+_RAISED = re.compile(r" (squar|cub)ed\b")  # meters per second squared
+
+
+def _of_money(value: Node, currency: str) -> Node:
+    """A value with its currency, which the words behind it may name again, or add to: ``\\$5 \\text{ each}``."""
+    if value.op != "unit":
+        return Node("unit", (value,), currency)
+    return value if conversion(value.name, currency) == 1 else Node("unit", value.args, f"{currency} {value.name}")
 
 
 _FIGURES = (r"\angle", r"\triangle", r"\measuredangle")

@@ -41,6 +41,8 @@ kilogram =
 s sec second
 A amp ampere = 1 ampere_
 K kelvin = 1 kelvin_
+celsius = 1 celsius_
+fahrenheit = 1 fahrenheit_
 mol mole = 1 mole_
 g gram = 1/1000 kilogram
 N newton = 1 kilogram m s^-2
@@ -187,7 +189,10 @@ def _define() -> None:
 _define()
 
 _WORDS = re.compile(r"[^\W\d_]+(?:\.[a-z]\.)?(?:'[a-z]+)?", re.IGNORECASE)
+_TEMPERATURE = re.compile(r"\bdeg(?:ree)?s? ?([CF])(?:elsius|ahrenheit)?\b", re.IGNORECASE)
+_SPEED = re.compile(r"\bms ?\^?-")  # m s^{-1}; nobody divides by milliseconds that way
 _SHORT = 2  # letters of a symbol; among other words it is a unit only before "of"
+_MONEY = frozenset("$€£¥")
 _POUNDS = frozenset({"pound", "pounds"})
 
 
@@ -198,13 +203,16 @@ def unit_of(text: str) -> Unit | None:
     None if they name none that is known.
     """
     text = text.replace("{", "").replace("}", "").replace("*", " ").replace(r"\cdot", " ").strip(" .,()")
+    text = _TEMPERATURE.sub(lambda scale: "celsius" if scale[1] in "Cc" else "fahrenheit", _SPEED.sub("m s^-", text))
     whole = _product(text.replace("sq.", "sq").replace("cu.", "cu"))
     if whole is not None:
         return whole
     words = text.split()
     for count in range(len(words) - 1, 0, -1):
         begins, ends = words[:count], words[-count:]
-        if (len(begins[-1].strip(".")) > _SHORT or words[count] == "of") and (unit := _product(" ".join(begins))):
+        if (len(begins[-1].strip(".")) > _SHORT or words[count] == "of" or begins[-1] in _MONEY) and (
+            unit := _product(" ".join(begins))
+        ):
             return unit
         if len(ends[0].strip(".")) > _SHORT and (unit := _product(" ".join(ends))):
             return unit
@@ -237,7 +245,8 @@ def is_part_of(smaller: str, larger: str) -> bool:
 # What says no more than that something is counted.
 _ANYTHING = frozenset(
     "way arrangement permutation combination possibility outcome solution value number case total root answer choice "
-    "selection method time pair item piece object thing people person element digit integer".split()
+    "selection method time pair item piece object thing people person element digit integer different distinct "
+    "possible total exactly of the a an in such".split()
 )
 _IRREGULAR = {"children": "child", "men": "man", "women": "woman", "vertices": "vertex", "persons": "people",
               "person": "people", "axes": "axis", "mice": "mouse", "geese": "goose"}  # fmt: skip

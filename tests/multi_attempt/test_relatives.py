@@ -213,6 +213,17 @@ def grade_here(answer: str, gold: str) -> bool:
     return decide(answer, gold, Policies()).correct is True
 
 
+def _of_money(dice: random.Random) -> Relatives:
+    number, (sign, name) = dice.randint(2, 999), dice.choice([*_MONEY.items()])
+    others = [other for other in _MONEY if other != sign]
+    wrong = [f"{other}{number}{words}" for other in others for words in ("", r"\text{ each}")]
+    right = [f"{number} \\text{{ {name}}}", f"{sign}{number}\\text{{ each}}", f"{number} {name}", str(number)]
+    return f"{sign}{number}", right, [*wrong, f"{number} \\text{{ {_MONEY[others[0]]}}}", f"{number}\\text{{ cents}}"]
+
+
+_MONEY = {r"\$": "dollars", "€": "euros", "£": "pounds", "¥": "yen"}
+
+
 def _bounded(dice: random.Random) -> Relatives:
     number = dice.randint(2, 999)
     right = [f"The answer is ${number}$", f"there are {number} distinct ones", f"so the largest value is {number}."]
@@ -243,7 +254,7 @@ def _line(dice: random.Random) -> Relatives:
 RELATIVES: list[Callable[[random.Random], Relatives]] = [
     _raised, _lowered, _rooted, _with_unseen_characters, _repeating, _time, _in_a_base, _without_a_base, _rounded,
     _region, _outside, _chain, _unit, _compound, _words_behind, _named_parts, _repeated,
-    _comma, _decimal, _inside, _broken, _rounded_down, _bounded, _divisors, _line,
+    _comma, _decimal, _inside, _broken, _rounded_down, _bounded, _of_money, _divisors, _line,
 ]  # fmt: skip
 
 
