@@ -147,7 +147,7 @@ class Grader:
             self._keep(self._replies, (question.answer, question.gold), decision)
         return decision
 
-    def _keep(self, cache: OrderedDict[tuple[str, str], Decision], key: tuple[str, str], decision: Decision) -> None:
+    def _keep(self, cache: OrderedDict[tuple[str, ...], Decision], key: tuple[str, ...], decision: Decision) -> None:
         with self._lock:
             cache[key] = decision
             if len(cache) > _CACHED_DECISIONS:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
-from itertools import zip_longest
 from typing import NamedTuple
 
 from multi_attempt.grading.notation import BASE_NAMES, PERCENT, Token, Unreadable, tokens
@@ -887,7 +886,7 @@ def _conditions(items: Sequence[Node], connectives: Sequence[str]) -> Node:
     """Relations of which all hold (``both``), or of some groups of them one (``several``)."""
     groups: list[list[Node]] = [[items[0]]]
     strict = [False]
-    for item, connective in zip_longest(items[1:], connectives[: len(items) - 1], fillvalue=""):
+    for item, connective in zip(items[1:], [*connectives, *[""] * len(items)], strict=False):
         if connective == "or":
             groups.append([])
             strict.append(False)
