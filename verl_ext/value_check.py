@@ -89,8 +89,10 @@ def value_errors(config: DictConfig) -> Iterator[str]:
             value = OmegaConf.select(config, name)
             yield f"{name} = {value!r} must be a mapping; leave it as --config-name multi_attempt has it"
         return
+    # Hydra's own section knows things that only a sweep has (hydra.job.num).
+    ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     try:
-        values = OmegaConf.to_container(config, resolve=True)
+        values = OmegaConf.to_container(ours, resolve=True)
     except OmegaConfBaseException as error:
         yield f"{error.full_key}: {str(error).splitlines()[0]}; give it a value"
         return

@@ -435,9 +435,8 @@ class _Reader:
                 return self._call(tree.name) if tree.op == "symbol" and self._is_call(tree.name) else tree
             if self._at("^"):
                 self._next()
-                if self._prime_or_degree():
-                    tree = _marked(tree, self._tokens[self._position - 1].text)
-                    self._take("}")
+                if mark := self._prime_or_degree():
+                    tree = _marked(tree, mark)
                     continue
                 tree = Node("^", (tree, self._script()))
             elif self._at("_"):
@@ -473,18 +472,20 @@ class _Reader:
         argument = self._atom()
         return Node("call", argument.args if argument.op == "group" else (argument,), name)
 
-    def _prime_or_degree(self) -> bool:
-        r"""Takes ``\circ``, ``\prime``, ``{\circ}`` or ``{\prime\prime`` after ``^``."""
+    def _prime_or_degree(self) -> str:
+        r"""Takes ``\circ``, ``\prime``, ``{\circ}`` or ``{\prime\prime}`` after ``^``; the mark, or nothing."""
+        mark = self.token.text
         if self._take(r"\circ", r"\prime", "*"):
-            return True
-        if self._at("{") and self._tokens[self._position + 1].text in (r"\circ", r"\prime"):
-            self._next()
-            while self._take(r"\circ", r"\prime"):
-                pass
-            if not self._at("}"):
-                raise Unreadable("mark")
-            return True
-        return False
+            return mark
+        mark = self._tokens[self._position + 1].text
+        if not self._at("{") or mark not in (r"\circ", r"\prime"):
+            return ""
+        self._next()
+        while self._take(r"\circ", r"\prime"):
+            pass
+        if not self._take("}"):
+            raise Unreadable("mark")
+        return mark
 
     def _script(self, *, single_digit: bool = False) -> Node:
         """What follows ``^``, or is an argument of a command: in braces, or one token (``single_digit``: one digit)."""

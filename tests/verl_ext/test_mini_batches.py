@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import datasets
 import mini_batch_record
 import pytest
 import torch
+import yaml
 from hydra import compose
 from tensordict import TensorDict
 from torch.utils.data import DataLoader
-from training_run import TrainingRun
+from training_run import TrainingRun, make_toy
 from verl.utils.tensordict_utils import make_iterator
 
-from multi_attempt.toy.build import build_toy
-from multi_attempt.toy.settings import ToySettings
+from multi_attempt.prompts import load_prompt_set
 
 EPISODES, MINI_BATCH = 64, 16
 SEED = 3
@@ -55,8 +57,7 @@ def test_episodes_that_come_in_the_order_of_finishing_are_mixed_only_by_shufflin
 
 @pytest.mark.engine
 def test_a_runs_mini_batches_are_mixed_and_a_resumed_run_makes_the_same(tmp_path: Path) -> None:
-    # Warmed up so far that some episodes are solved, at one attempt or another, and some are not.
-    build_toy(tmp_path, train_questions=256, heldout_questions=8, settings=ToySettings(steps=400))
+    make_task(tmp_path)
     first = updates(tmp_path, "first", steps=2)
     resumed = updates(tmp_path, "resumed", steps=3)
     assert len(first) == 2 * 2  # critic and actor, two steps
@@ -67,6 +68,17 @@ def test_a_runs_mini_batches_are_mixed_and_a_resumed_run_makes_the_same(tmp_path
         check_mixed(update)
 
 
+def make_task(folder: Path) -> None:
+    """A task on which a random model has episodes of all lengths, some of them solved: the last digit is to be a 7."""
+    make_toy(folder)
+    prompts = {**asdict(load_prompt_set("toy")), "answer": "last_number"}
+    del prompts["name"]
+    (folder / "prompts.yaml").write_text(yaml.safe_dump(prompts))
+    rows = datasets.load_dataset("parquet", data_files=str(folder / "train.parquet"), split="train")
+    sevens = [{**row["reward_model"], "ground_truth": "7"} for row in rows]
+    rows.remove_columns("reward_model").add_column("reward_model", sevens).to_parquet(folder / "train.parquet")
+
+
 def updates(toy: Path, name: str, steps: int) -> list[dict[str, Any]]:
     """Train up to a step, from the last checkpoint on; the record of each update."""
     record = toy / f"{name}.jsonl"
@@ -75,6 +87,8 @@ def updates(toy: Path, name: str, steps: int) -> list[dict[str, Any]]:
         f"actor_rollout_ref.actor.ppo_mini_batch_size={MINI_BATCH}",
         f"actor_rollout_ref.actor.data_loader_seed={SEED}",
         f"trainer.total_training_steps={steps}",
+        f"multi_attempt.prompts={toy / 'prompts.yaml'}",
+        "multi_attempt.max_tokens_per_attempt=null",
         "trainer.save_freq=1",
         "trainer.critic_warmup=0",
     ]
