@@ -357,8 +357,9 @@ class _Evaluation:
 
     def root(self, radicand: Any, index: Any) -> Any:
         mp = self._mp
-        if not mp.isint(index) or not 1 < index < 1000:
+        if not mp.isint(index) or not 1 < mp.re(index) < 1000:  # a whole number may come as a complex one
             return self.power(radicand, self._divide(mp.mpf(1), index))
+        index = mp.re(index)
         if index == 2:
             if self._point.real and radicand < 0:
                 raise Undefined("over the reals")
