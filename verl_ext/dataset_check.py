@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import datasets
 from omegaconf import DictConfig, ListConfig
@@ -186,7 +186,7 @@ def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iter
         yield from _question_errors(number, _question(row, config), allowed, run)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
 
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -58,7 +59,7 @@ class StartupCheck(Callback):
         except Exception:
             sys.exit(f"The run cannot start, since the start-up check itself failed:\n{traceback.format_exc()}")
 
-    def on_job_end(self, config: DictConfig, **_: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """End the run's own cluster, so that its engines leave nothing on this machine."""
         if not _joins_a_cluster(config):
             from verl_ext import remains

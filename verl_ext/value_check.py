@@ -90,7 +90,7 @@ def value_errors(config: DictConfig) -> Iterator[str]:
             yield f"{name} = {value!r} must be a mapping; leave it as --config-name multi_attempt has it"
         return
     # Hydra's own section knows things that only a sweep has (hydra.job.num).
-    ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         values = OmegaConf.to_container(ours, resolve=True)
     except OmegaConfBaseException as error:

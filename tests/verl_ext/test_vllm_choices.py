@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hydra import compose
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import Qwen2Config
 
 from verl_ext import startup, vllm_choices
@@ -15,13 +15,9 @@ from verl_ext.memory.model_shape import shape_of
 from verl_ext.memory.rollout import make_rollout
 from verl_ext.vllm_choices import FLASHINFER_SAMPLER, SECOND_RUNNER
 
+SECOND = f"ray_kwargs.ray_init.runtime_env.env_vars.{SECOND_RUNNER}='1'"
+
 pytestmark = pytest.mark.usefixtures("hydra_configs")
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (SECOND_RUNNER, FLASHINFER_SAMPLER):
-        monkeypatch.delenv(name, raising=False)
 
 
 def variables(config: DictConfig) -> Any:
@@ -35,11 +31,18 @@ def test_the_first_runner_and_torchs_sampler_are_chosen_for_all_models(name: str
     assert not vllm_choices.uses_second_runner(config)
 
 
-def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SECOND_RUNNER, "1")
-    config = compose("multi_attempt")
+def test_the_command_line_chooses_the_second_runner() -> None:
+    config = compose("multi_attempt", overrides=[SECOND])
     assert variables(config)[SECOND_RUNNER] == "1"
     assert vllm_choices.uses_second_runner(config)
+
+
+def test_ray_is_given_the_variables_as_they_stand() -> None:
+    # verl hands them on without resolving what they refer to (trainer/main_ppo.py, line 64).
+    for name in ("multi_attempt", "multi_attempt_cpu"):
+        kept = OmegaConf.to_container(variables(compose(name)), resolve=False)
+        assert isinstance(kept, dict)
+        assert not [value for value in kept.values() if "${" in str(value)]
 
 
 def test_a_choice_that_is_left_to_vllm_may_be_the_second_runner() -> None:
@@ -69,11 +72,10 @@ def test_sglang_has_none_of_them() -> None:
     assert not vllm_choices.uses_second_runner(config)
 
 
-def test_the_second_runners_table_is_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_runners_table_is_in_the_plan() -> None:
     shape, device = shape_of(Qwen2Config(vocab_size=1000), "a model"), named_gpu("h100")
     first = make_rollout(compose("multi_attempt"), shape, device)
-    monkeypatch.setenv(SECOND_RUNNER, "1")
-    second = make_rollout(compose("multi_attempt"), shape, device)
+    second = make_rollout(compose("multi_attempt", overrides=[SECOND]), shape, device)
     sequences = first.config.max_num_seqs
     # Counts of each token (int32), and one bit for each token of the prompt, in whole words.
     table = sequences * shape.vocabulary * 4 + sequences * -(-shape.vocabulary // 32) * 4
