@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from verl_ext import remains
@@ -112,5 +113,5 @@ def test_a_run_ends_its_own_cluster_alone(
     monkeypatch.setattr(remains.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(remains.ray, "shutdown", lambda: kill(engine))
     config = OmegaConf.create({"ray_kwargs": {"ray_init": {"address": address}}})
-    StartupCheck().on_job_end(config, job_return=None)
+    StartupCheck().on_job_end(config, job_return=JobReturn())
     assert engine.segment.exists() is not ends
