@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart reproduce smollm2 bench test test-slurm test-sglang test-megatron test-faults extras fuzz lint clean
+.PHONY: help quickstart reproduce smollm2 bench test test-gpu test-slurm test-sglang test-megatron test-faults extras fuzz lint clean
 
 python := .venv/bin/python
 export PYTHON TORCH_INDEX
@@ -52,6 +52,10 @@ lint: .venv/complete  ## style and types
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/shellcheck launch/*.sh launch/*.sbatch requirements/*.sh .ci/run
+
+# Not in an environment of the checkout's own: on the machine's Python, or one that PYTHON names, which has the packages.
+test-gpu:  ## on a GPU, without a network: what docs/gpu.md says has run, with figures
+	$(or $(PYTHON),python3) -m pytest tests/gpu -rs $(PYTEST)
 
 clean:  ## remove the environment and what runs wrote
 	rm -rf .venv .venv-sglang outputs build dist *.egg-info
