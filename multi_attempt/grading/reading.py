@@ -477,10 +477,10 @@ class _Reader:
         mark = self.token.text
         if self._take(r"\circ", r"\prime", "*"):
             return mark
-        mark = self._tokens[self._position + 1].text
-        if not self._at("{") or mark not in (r"\circ", r"\prime"):
+        if not self._at("{") or self._tokens[self._position + 1].text not in (r"\circ", r"\prime"):
             return ""
         self._next()
+        mark = self.token.text
         while self._take(r"\circ", r"\prime"):
             pass
         if not self._take("}"):
