@@ -110,6 +110,8 @@ def test_a_run_ends_its_own_cluster_alone(
     engine: Any, monkeypatch: pytest.MonkeyPatch, address: str | None, ends: bool
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Other tests' children, which are this process's too, live on.
+    monkeypatch.setattr(remains, "_PATIENCE_SECONDS", 3.0)
     monkeypatch.setattr(remains.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(remains.ray, "shutdown", lambda: kill(engine))
     config = OmegaConf.create({"ray_kwargs": {"ray_init": {"address": address}}})
