@@ -328,6 +328,20 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def add_common_arguments(parser: argparse.ArgumentParser, json_name: str) -> None:
+    """What every benchmark against lock-step is told; ``json_name`` is the file of its figures."""
+    parser.add_argument("--batch", type=int, default=256, help="dialogues in a lock-step batch")
+    parser.add_argument("--chunk", type=int, default=64, help="tokens in a lock-step round")
+    parser.add_argument("--seed", type=int, default=0, help="of the lengths")
+    parser.add_argument("--json", type=Path, default=Path("outputs/bench", json_name), help="where all figures go")
+
+
+def write_figures(figures: Any, path: Path) -> None:
+    """All figures as JSON, in a folder that need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1))
+
+
 def main() -> None:
     """Measure, print a table, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -346,15 +360,11 @@ def main() -> None:
     parser.add_argument(
         "--step-medians", type=int, nargs="+", default=[20, 100, 400], help="tokens of its median attempt"
     )
-    parser.add_argument("--batch", type=int, default=256, help="dialogues in a lock-step batch")
-    parser.add_argument("--chunk", type=int, default=64, help="tokens in a lock-step round")
     parser.add_argument("--repeats", type=int, default=4, help="of ours against the single-turn loop")
-    parser.add_argument("--seed", type=int, default=0, help="of the lengths")
-    parser.add_argument("--json", type=Path, default=Path("outputs/bench/rollout.json"), help="where all figures go")
+    add_common_arguments(parser, "rollout.json")
     arguments = parser.parse_args()
     figures = asyncio.run(run(arguments))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(figures, indent=1))
+    write_figures(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 cache and processes, and all Python of ours and of lock-step (``benchmarks/rollout.py``). What is not: a pass is a
 sleep, as long as the roofline says that Qwen2.5-Math-1.5B takes for it in bf16 on an H100, at the least:
 
-    seconds = max((weights + cache read) / bandwidth, 2 x parameters x tokens / rate)
+    seconds = max((weights + cache read) / bandwidth, 2 x parameters x tokens / flops)
 
 with the cache of all sequences of the pass read once, and without attention's own products, launches and sampling. So a
 rollout's time is a time, and Python's share of it is seen, on this machine's cores. It says nothing of a GPU's own
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ from typing import Any
 
 import torch
 from engine import BLOCK, Engine, Work, by_agent_loop, cpu_config, draw_work, open_engine
-from rollout import Measurements, by_engine, by_lock_step
+from rollout import Measurements, add_common_arguments, by_engine, by_lock_step, write_figures
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
 from multi_attempt.config import load_settings
+from verl_ext.memory.gpus import GPU, named_gpu
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,19 @@ class Pass:
     """What a forward pass takes.
 
     Attributes:
+        gpu: whose memory is read, and whose products are computed in bf16.
         parameters: of the model.
         layers: of the model.
         key_value_heads: of a layer.
         head_size: of a head.
-        bandwidth: of the memory, in bytes a second.
-        rate: of dense products in bf16, in operations a second.
         cache: the GPU's room for keys and values, in bytes.
     """
 
+    gpu: GPU
     parameters: float = 1.544e9
     layers: int = 28
     key_value_heads: int = 2
     head_size: int = 128
-    bandwidth: float = 3.35e12
-    rate: float = 989e12
     cache: float = 40e9
 
     @property
@@ -64,10 +62,10 @@ class Pass:
     def seconds(self, tokens: int, context: int) -> float:
         """Of one pass over so many tokens, whose sequences have so many tokens in the cache together."""
         read = 2 * self.parameters + context * self.cache_per_token
-        return max(read / self.bandwidth, 2 * self.parameters * tokens / self.rate)
+        return max(read / self.gpu.bandwidth, 2 * self.parameters * tokens / self.gpu.flops)
 
 
-H100 = Pass()
+H100 = Pass(named_gpu("h100"))
 
 # What every sequence says, whatever it was asked: the letter a, as sure as can be.
 _TOKEN = ord("a")
@@ -225,15 +223,11 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, nargs="+", default=[256, 1024], help="how many at once")
     parser.add_argument("--attempts", type=int, default=5, help="of each episode")
     parser.add_argument("--median", type=int, default=400, help="tokens of the median attempt")
-    parser.add_argument("--batch", type=int, default=256, help="dialogues in a lock-step batch")
-    parser.add_argument("--chunk", type=int, default=64, help="tokens in a lock-step round")
-    parser.add_argument("--seed", type=int, default=0, help="of the lengths")
-    parser.add_argument("--json", type=Path, default=Path("outputs/bench/simulated_gpu.json"), help="where figures go")
+    add_common_arguments(parser, "simulated_gpu.json")
     arguments = parser.parse_args()
     found = asyncio.run(simulate(arguments))
     print(f"SIMULATION (blocks of {BLOCK} tokens in the prefix cache)\n{table(found)}")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(found, indent=1))
+    write_figures(found, arguments.json)
 
 
 if __name__ == "__main__":
