@@ -74,7 +74,8 @@ def remove(held: Held, patience: float) -> list[Path]:
     end = time.monotonic() + patience
     while _alive(held.processes) and time.monotonic() < end:
         time.sleep(_LOOK_SECONDS)
-    in_use = _segments(_numbers()) | _sockets(_numbers())
+    running = _numbers()
+    in_use = _segments(running) | _sockets(running)
     left = sorted(path for path in held.files - in_use if path.exists())
     for path in left:
         path.unlink(missing_ok=True)

@@ -21,6 +21,18 @@ PAPER_ARCHITECTURE = {
 }
 
 
+def put(content: Any, place: Sequence[Any], value: Any, *, gone: Any) -> Any:
+    """The document itself with another value at a place, or with none there where the value is ``gone``."""
+    target = content
+    for key in place[:-1]:
+        target = target[key]
+    if value is gone:
+        del target[place[-1]]
+    else:
+        target[place[-1]] = value
+    return content
+
+
 def training_step(step: int, reward: float | None = 0.0) -> dict[str, Any]:
     return {
         "step": step,

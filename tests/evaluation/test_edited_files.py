@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_files import RIGHT, WRONG, episode, evaluation, model, training_step, write_run
+from report_files import RIGHT, WRONG, episode, evaluation, model, put, training_step, write_run
 from scripted import ScriptedEngine, ask, box, settings
 
 from multi_attempt.evaluation import report, tables
@@ -37,15 +37,7 @@ def edited(content: Any) -> Iterator[Any]:
     """The document with each of its values gone, or another."""
     for place in places(content):
         for value in STRANGE:
-            changed = copy.deepcopy(content)
-            target = changed
-            for key in place[:-1]:
-                target = target[key]
-            if value is GONE:
-                del target[place[-1]]
-            else:
-                target[place[-1]] = value
-            yield changed
+            yield put(copy.deepcopy(content), place, value, gone=GONE)
 
 
 def read_all(run: Path) -> None:

@@ -24,6 +24,7 @@ from report_files import (
     figures,
     model,
     paper_evaluation,
+    put,
     training_step,
     write_run,
 )
@@ -634,14 +635,8 @@ def test_metrics_without_training(tmp_path: Path) -> None:
 
 def broken(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict[str, Any]:
     """With another value at this place, or without it where that is None."""
-    target: Any = content
-    for key in place[:-1]:
-        target = target[key]
-    if value is None:
-        del target[place[-1]]
-    else:
-        target[place[-1]] = value
-    return content
+    changed: dict[str, Any] = put(content, place, value, gone=None)
+    return changed
 
 
 RESULTS = ("models", 1, "results", "oracle")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from families import VOCABULARIES, Family, family
 from transformers import GenerationConfig
 
@@ -133,6 +135,15 @@ def test_every_retry_of_a_thinking_model_opens_a_thought(chat: ChatTemplate) -> 
 def test_an_attempt_ends_wherever_the_engine_stops(made: Family, ends: set[int], tmp_path: Path) -> None:
     GenerationConfig(eos_token_id=list(made.engine_ends)).save_pretrained(tmp_path)
     assert ChatTemplate(made.tokenizer, generation_end_ids=generation_end_ids(str(tmp_path))).end_ids == ends
+
+
+@pytest.mark.parametrize("made", ["qwen2_5_math"], indirect=True)
+def test_four_feedbacks_are_what_published_has_room_for(made: Family) -> None:
+    # config/published.yaml: the paper's 3,000 tokens, and four feedbacks of 27.
+    dialogue = [*BOXED.opening("Why?", 5), {"role": "assistant", "content": "So."}, BOXED.after_wrong("Why?", 4)]
+    assert len(ChatTemplate(made.tokenizer).after_attempt(dialogue, None)) == 27
+    config = yaml.safe_load(files("verl_ext.config").joinpath("published.yaml").read_text("utf-8"))
+    assert config["data"]["max_response_length"] == 3000 + 4 * 27
 
 
 def test_the_ends_of_a_real_folder_are_read() -> None:
