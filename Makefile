@@ -7,8 +7,8 @@ export PYTHON TORCH_INDEX
 help:  ## show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo
-	@echo "PYTHON=...        a Python 3.11 (default python3.11)"
-	@echo "TORCH_INDEX=...   PyTorch's CPU wheel index, where pip does not find torch's CPU wheel by itself"
+	@echo "PYTHON=...        a Python 3.11 or 3.12 (default: the first that is there)"
+	@echo "TORCH_INDEX=...   an index with torch's CPU wheel (default: where pip looks, then PyTorch's own)"
 	@echo "SEED=...          seed of the quickstart (default 0)"
 
 quickstart: .venv/complete  ## train a tiny model with multi-attempt PPO and report on it, in outputs/quickstart
@@ -54,11 +54,11 @@ lint: .venv/complete  ## style and types
 	.venv/bin/shellcheck launch/*.sh launch/*.sbatch requirements/*.sh .ci/run
 
 # Not in an environment of the checkout's own: on the machine's Python, or one that PYTHON names, which has the packages.
-test-gpu:  ## on a GPU, without a network: what docs/gpu.md says has run, with figures
-	$(or $(PYTHON),python3) -m pytest tests/gpu -rs $(PYTEST)
+test-gpu:  ## on a GPU, without a network: what docs/gpu.md says has run, with figures; 25 minutes at most
+	$(or $(PYTHON),$(wildcard .venv-gpu/bin/python),python3) -m pytest tests/gpu -rs $(PYTEST)
 
 clean:  ## remove the environment and what runs wrote
-	rm -rf .venv .venv-sglang outputs build dist *.egg-info
+	rm -rf .venv .venv-gpu .venv-sglang outputs build dist *.egg-info
 
 # The environment is made once, and again when what it is made from changes.
 .venv/complete: requirements/cpu.lock requirements/install.sh pyproject.toml

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Resolve requirements/NAME.in into requirements/NAME.lock (Python 3.11, Linux x86-64). Needs uv, and a place to find
-# torch's CPU wheel: UV_FIND_LINKS (a folder) or UV_EXTRA_INDEX_URL (PyTorch's CPU wheel index).
+# torch's CPU wheel: UV_FIND_LINKS (a folder) or UV_EXTRA_INDEX_URL (PyTorch's CPU wheel index). cpu.lock serves Python 3.12
+# as well: with `--python-version 3.12` behind NAME the same comes out, and must. For GPUs: lock_gpu.sh.
 #
 #   requirements/lock.sh [NAME [OPTION OF UV ...]]     NAME: cpu (the default) or sglang
 set -euo pipefail
