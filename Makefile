@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart reproduce smollm2 bench test test-gpu test-slurm test-sglang test-megatron test-faults extras fuzz lint clean
+.PHONY: help quickstart reproduce reproduce-lm smollm2 bench test test-gpu test-slurm test-sglang test-megatron test-faults extras fuzz lint clean
 
 python := .venv/bin/python
 export PYTHON TORCH_INDEX
@@ -16,6 +16,9 @@ quickstart: .venv/complete  ## train a tiny model with multi-attempt PPO and rep
 
 reproduce: .venv/complete  ## the experiment of docs/reproduce: multi-attempt against single-turn training, under two hours
 	$(python) launch/reproduce.py
+
+reproduce-lm: .venv/complete  ## the same with a language model, SmolLM2-135M-Instruct (downloads 93 MB); a day
+	$(python) launch/reproduce.py --plan launch/reproduce_lm.yaml
 
 smollm2: .venv/complete  ## a real language model for training on CPU, in outputs/smollm2_135m (downloads 93 MB)
 	$(python) launch/smollm2.py

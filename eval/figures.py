@@ -90,6 +90,9 @@ def _measured(protocol: str, column: Sequence[Scored | None], attempts: int) -> 
     measures = {
         "first_attempt_accuracy": _mean([run[0].correct for run in runs]),
         "right_after_wrong": _mean([after.correct for before, after in pairs if not before.correct]),
+        "other_after_wrong": _mean(
+            [not after.correct and not after.repeated for before, after in pairs if not before.correct]
+        ),
         "wrong_after_right": _mean([not after.correct for before, after in pairs if before.correct]),
         "repeat_rate": _mean([attempt.repeated for run in runs for attempt in run[1:]]),
         "format_rate": _mean([attempt.well_formed for attempt in made]),
@@ -103,7 +106,13 @@ def _measured(protocol: str, column: Sequence[Scored | None], attempts: int) -> 
 
 
 _OF_SAMPLES = ("format_rate", "truncation_rate", "attempts_used", "tokens_used", "tokens_per_solved")
-_MEASURES_OF_DIALOGUES = ("first_attempt_accuracy", "right_after_wrong", "repeat_rate", *_OF_SAMPLES)
+_MEASURES_OF_DIALOGUES = (
+    "first_attempt_accuracy",
+    "right_after_wrong",
+    "other_after_wrong",
+    "repeat_rate",
+    *_OF_SAMPLES,
+)
 _MEASURES_OF = {
     "blind": ("wrong_after_right", *_MEASURES_OF_DIALOGUES),
     **dict.fromkeys(SAMPLED, _OF_SAMPLES),

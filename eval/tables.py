@@ -17,6 +17,7 @@ from multi_attempt.evaluation.statistics import MACRO, WEIGHTED, Interval, diffe
 MEASURES = {
     "first_attempt_accuracy": ("right at the first attempt, %", 100),
     "right_after_wrong": ("right after a wrong attempt, %", 100),
+    "other_after_wrong": ("wrong in another way after a wrong attempt, %", 100),
     "wrong_after_right": ("wrong after a right attempt, %", 100),
     "repeat_rate": ("attempts that repeat a wrong answer, %", 100),
     "format_rate": ("attempts in the format asked for, %", 100),

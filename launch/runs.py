@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,11 +48,28 @@ def train(output: Path, steps: int, overrides: Sequence[str], *, config: str = "
     """
     checkpoints, logs = output / "checkpoints", output / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    latest = checkpoints / "latest_checkpointed_iteration.txt"  # written when a checkpoint is whole
-    if not latest.is_file() or int(latest.read_text()) < steps:
+    if not finished(output, steps):
         _train(output, logs, steps, overrides, config)
     merge_metrics(output)
     return checkpoints
+
+
+def finished(output: Path, steps: int) -> bool:
+    """Whether a run's folder holds a checkpoint of this step, or a later one."""
+    latest = output / "checkpoints" / "latest_checkpointed_iteration.txt"  # written when a checkpoint is whole
+    return latest.is_file() and int(latest.read_text()) >= steps
+
+
+def keep_models(checkpoints: Path) -> None:
+    """Of all checkpoints but the latest keep nothing but the model in Hugging Face format: no one resumes from them."""
+    latest = int((checkpoints / "latest_checkpointed_iteration.txt").read_text())
+    for folder in checkpoints.glob("global_step_*"):
+        if folder.name == f"global_step_{latest}":
+            continue
+        for part in [*folder.iterdir(), *(folder / "actor").iterdir()]:
+            if part.name in ("actor", "huggingface"):
+                continue
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def training_command(output: Path, steps: int, overrides: Sequence[str], config: str) -> list[str]:
@@ -146,13 +164,13 @@ def merge_metrics(output: Path) -> Path:
 
 
 def evaluate(models: Mapping[str, Path], arguments: Sequence[str], output: Path) -> None:
-    """Evaluate models, given by the names to call them, on CPU in the precision that they are trained in."""
+    """Evaluate models, given by the names to call them, on CPU in fp32 unless the arguments say otherwise."""
     run(
         [
             *cli("eval"),
             *(argument for name, model in models.items() for argument in ("--model", f"{name}={model}")),
-            *arguments,
             *("--dtype", "float32", "--engine", "enforce_eager=true", "--engine", "block_size=32"),
+            *arguments,
             *("--output", str(output)),
         ],
         VLLM_LOGGING_LEVEL="ERROR",
