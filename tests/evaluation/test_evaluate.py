@@ -91,13 +91,15 @@ def test_each_run_of_oracle_says_its_own_number_and_single_run_the_greatest(tmp_
 
 
 def test_blind_says_nothing_of_correctness_and_takes_the_last_answer(tmp_path: Path) -> None:
-    says = {"a": [4, 4, 4], "b": [4, 5, 4], "c": [5, 4, 5], "d": [5, 5, 5]}
+    says = {"a": [4, 4, 4], "b": [4, 5, 4], "c": [5, 4, 5], "d": [5, 6, 5]}
     engine = ScriptedEngine(lambda question, budget, attempt, request: box(says[question][attempt - 1]))
     figures = evaluate([MODEL], ask(*says), settings("blind", attempts=3), engine, tmp_path)
     entry = figures["models"][0]
     assert accuracy(entry, "blind") == [2 / 4, 2 / 4, 2 / 4]
     # Transitions with 3 attempts: a RR RR, b RW WR, c WR RW, d WW WW.
     assert measure(entry, "blind", "wrong_after_right") == [None, 1 / 2, 2 / 4]
+    # Of d's two wrong answers after a wrong one the first is another.
+    assert measure(entry, "blind", "other_after_wrong") == [None, 1 / 2, 1 / 4]
     assert measure(entry, "blind", "right_after_wrong") == [None, 1 / 2, 2 / 4]
     assert measure(entry, "blind", "attempts_used") == [1, 2, 3]
     feedback = {message["content"] for dialogue in engine.told for message in dialogue if message["role"] == "user"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,13 +12,16 @@ from typing import Any
 
 import pytest
 import report_files
+import reproduce
 import reproduce_pilot
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from reproduce_plan import Choice, Plan, TrainingRun, batches, choose, complete, read_plan, training_runs
 from reproduce_results import write_results
 from reproduce_sets import question_sets
+from runs import finished
 
 from multi_attempt.config import load_settings
 from multi_attempt.data import make_row, write_parquet
@@ -337,6 +341,52 @@ def test_results_can_be_written_before_all_seeds_are_in(trained: tuple[Plan, lis
     assert "## Ablations" not in page
 
 
+def test_each_pair_is_evaluated_when_it_is_trained_and_nothing_is_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of things, with stand-ins for whatever takes time."""
+    events: list[str] = []
+
+    def train(output: Path, steps: int, overrides: Sequence[str], *, config: str) -> Path:
+        if not finished(output, steps):
+            events.append(f"train {output.name} by {config} {steps}")
+            model = output / "checkpoints" / f"global_step_{steps}" / "actor" / "huggingface"
+            model.mkdir(parents=True)
+            (output / "checkpoints" / "latest_checkpointed_iteration.txt").write_text(str(steps))
+            report_files.write_run(output, training(steps, 20.0, {2: 0.5, steps: 0.5}))
+        return output / "checkpoints"
+
+    def evaluate(models: Mapping[str, Path], arguments: Sequence[str], output: Path) -> None:
+        events.append(f"{output.name} of {len(models)}")
+
+    for name, stand_in in {
+        "run": lambda command: events.append(f"make {command[command.index('--output') + 1]}"),
+        "train": train,
+        "pilot": lambda plan: events.append("pilot"),
+        "evaluate": evaluate,
+        "question_sets": lambda plan: [],
+        "write_results": lambda plan, runs, choices, sets: events.append(f"results of {len(runs)}"),
+        "prepare_process": lambda: None,
+    }.items():
+        monkeypatch.setattr(reproduce, name, stand_in)
+    content = yaml.safe_load((LAUNCH / "reproduce_lm.yaml").read_text())
+    content |= {"seeds": [3, 4], "steps": 2, "baseline": {"name": "single-turn", "overrides": [], "steps": 4}}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
+    command = ["reproduce.py", "--plan", str(tmp_path / "plan.yaml"), "--output", str(tmp_path)]
+    made = [f"make {tmp_path / 'word_problems'}", f"make {tmp_path / 'smollm2_135m'}"]
+
+    monkeypatch.setattr(sys, "argv", [*command, "--seeds", "4", "--stages", "train", "results"])
+    assert reproduce.main() == 0
+    pair = ["train multi-attempt-4 by reproduce_lm 2", "train single-turn-4 by reproduce_lm 4"]
+    assert events == [*made, *pair, "pair of 3", "results of 2"]
+
+    events.clear()
+    monkeypatch.setattr(sys, "argv", [*command, "--config", "reproduce_lm_gpu"])
+    assert reproduce.main() == 0
+    pair = ["train multi-attempt-3 by reproduce_lm_gpu 2", "train single-turn-3 by reproduce_lm_gpu 4"]
+    assert events == [*made, "pilot", *pair, *["pair of 5", "results of 4"] * 2]
+
+
 @pytest.fixture
 def word_problems(tmp_path: Path) -> Plan:
     plan = replace(PLANS["reproduce_lm"], output=tmp_path, results=tmp_path / "docs")
@@ -366,7 +416,7 @@ def test_the_pilot_asks_validation_questions_at_both_temperatures(
         asked.append((list(models), [argument for argument in arguments if "temperature" in argument]))
         questions = read_questions(Path(arguments[1]))
         counts = Counter(question.benchmark for question in questions)
-        start = report_files.model(*models, [0.4, 0.5, 0.6], list(counts), ["oracle", "blind"])
+        start = report_files.model(next(iter(models)), [0.4, 0.5, 0.6], list(counts), ["oracle", "blind"])
         content = report_files.evaluation(start, attempts=[1, 2, 3], benchmarks=counts, protocols=["oracle", "blind"])
         report_files.write_run(output, content=content)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import runs
+
+from multi_attempt.evaluation.command import add_arguments
 
 
 def write_steps(path: Path, steps: Sequence[tuple[int, dict[str, Any]]]) -> None:
@@ -66,3 +69,30 @@ def test_the_command_is_the_one_to_type(tmp_path: Path) -> None:
         "trainer.total_training_steps=4",
         "toy=outputs/toy",
     ]
+
+
+def test_only_the_latest_checkpoint_can_be_gone_on_with(tmp_path: Path) -> None:
+    for step in (4, 8):
+        folder = tmp_path / f"global_step_{step}"
+        for part in ("actor/huggingface", "critic"):
+            (folder / part).mkdir(parents=True)
+        for file in ("data.pt", "actor/model.pt", "actor/huggingface/model.safetensors", "critic/model.pt"):
+            (folder / file).touch()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("8")
+    runs.keep_models(tmp_path)
+    left = [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.glob("global_step_*/**/*")) if path.is_file()]
+    assert left == [
+        "global_step_4/actor/huggingface/model.safetensors",
+        *(f"global_step_8/{name}" for name in ("actor/huggingface/model.safetensors", "actor/model.pt")),
+        *(f"global_step_8/{name}" for name in ("critic/model.pt", "data.pt")),
+    ]
+
+
+def test_what_an_evaluation_is_told_counts_more_than_what_is_usual_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+    monkeypatch.setattr(runs, "run", lambda command, **_: commands.append(command))
+    runs.evaluate({"start": Path("model")}, ["--data", "test.parquet", "--dtype=bfloat16"], Path("outputs"))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args(commands[0][commands[0].index("eval") + 1 :])
+    assert (arguments.model, arguments.dtype, arguments.output) == (["start=model"], "bfloat16", Path("outputs"))
