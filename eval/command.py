@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--attempts", type=int, default=5, metavar="K", help="allow 1 to K attempts (default 5)")
     add("--samples", type=int, default=1, metavar="N", help="dialogues of a kind for each question (default 1)")
     add("--seed", type=int, default=0, help="of sampling (default 0)")
+    add(
+        "--sampling-temperature",
+        type=float,
+        metavar="T",
+        help="of fresh samples (default: that of dialogues, or 1 where they are greedy)",
+    )
     add("--concurrency", type=int, default=256, metavar="N", help="episodes under way at once (default 256)")
     add("--max-prompt-length", type=int, help="without effect: a prompt may be as long as the model's context holds")
     chosen_settings.add_arguments(parser)
@@ -103,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         dialogue=chosen.dialogue,
         protocols=tuple(PROTOCOLS) if "all" in arguments.protocols else tuple(dict.fromkeys(arguments.protocols)),
         **{name: getattr(arguments, name) for name in ("attempts", "samples", "seed", "concurrency")},
+        fresh_temperature=arguments.sampling_temperature,
     )
     models = _checked(named, arguments.server)
     rows = [row for files in arguments.data for path in files for row in _read_rows(path)]

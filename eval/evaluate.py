@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -79,6 +80,7 @@ class Settings:
         samples: dialogues of a kind for each question, and fresh samples, of which there are at least K.
         seed: of sampling.
         concurrency: episodes under way at once.
+        fresh_temperature: of fresh samples; None for the dialogues' own, or training's where those are greedy.
     """
 
     dialogue: DialogueSettings
@@ -87,11 +89,17 @@ class Settings:
     samples: int = 1
     seed: int = 0
     concurrency: int = 256
+    fresh_temperature: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("attempts", "samples", "concurrency"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} = {getattr(self, name)} must be at least 1")
+        if self.fresh_temperature is not None and not 0 < self.fresh_temperature < math.inf:
+            raise ValueError(
+                f"--sampling-temperature = {self.fresh_temperature} must be a number above 0: greedy samples are all "
+                "the same"
+            )
         unknown = [name for name in self.protocols if name not in PROTOCOLS]
         if unknown or not self.protocols:
             raise ValueError(f"--protocols: unknown {', '.join(unknown)}; there are {', '.join(PROTOCOLS)}, and all")
@@ -114,7 +122,9 @@ class Settings:
 
     @property
     def sampling_temperature(self) -> float:
-        """Of fresh samples: the dialogues' own, or training's where those are greedy."""
+        """Of fresh samples."""
+        if self.fresh_temperature is not None:
+            return self.fresh_temperature
         return self.temperature or TRAINING_TEMPERATURE
 
     def temperature_of(self, kind: Kind) -> float:
@@ -132,6 +142,7 @@ class Settings:
             "questions": hashlib.sha256(asked.encode()).hexdigest(),
             **self.dialogue.to_dict(),
             "seed": self.seed,
+            "fresh_temperature": self.fresh_temperature,
         }
 
 

@@ -198,6 +198,12 @@ def test_dialogues_are_greedy_and_fresh_samples_are_not(tmp_path: Path) -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)
 
+    with pytest.raises(ValueError, match=r"was made with fresh_temperature = None, not 0\.7"):
+        evaluate([MODEL], ask("a"), settings("majority", fresh_temperature=0.7), engine, tmp_path)
+    engine.asked.clear()
+    figures = evaluate([MODEL], ask("a"), settings("majority", fresh_temperature=0.7), engine, tmp_path / "other")
+    assert {request.temperature for _, request in engine.asked} == {figures["sampling_temperature"]} == {0.7}
+
 
 # ---- Means over benchmarks ----
 
@@ -409,6 +415,7 @@ def test_episodes_of_which_nobody_knows_how_they_were_made_are_not_taken(tmp_pat
     [
         (("orakel",), {}, "unknown orakel; there are oracle, single-run"),
         (("oracle",), {"attempts": 0}, "--attempts = 0 must be at least 1"),
+        (("independent",), {"fresh_temperature": 0.0}, "--sampling-temperature = 0.0 must be a number above 0"),
         (("oracle",), {"samples": 4}, "--samples = 4 with --temperature = 0: greedy dialogues"),
         (("oracle",), {"temperature": -1.0}, "temperature = -1.0 must be 0"),
         (("oracle",), {"temperature": float("nan")}, "temperature = nan must be 0"),

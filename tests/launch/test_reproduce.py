@@ -97,7 +97,9 @@ def test_runs_start_from_the_plan_s_model_and_ask_its_questions_as_evaluations_d
     assert f"--max-tokens-per-attempt={found['multi_attempt']['max_tokens_per_attempt']}" in plan.evaluation
     assert f"--dtype={found['actor_rollout_ref']['rollout']['dtype']}" in ["--dtype=float32", *plan.evaluation]
     if plan.pilot:
-        assert plan.pilot["temperatures"] == [0.0, found["actor_rollout_ref"]["rollout"]["temperature"]]
+        temperature = found["actor_rollout_ref"]["rollout"]["temperature"]
+        assert plan.pilot["temperatures"] == [0.0, temperature]
+        assert f"--sampling-temperature={temperature}" in plan.evaluation
 
 
 def test_all_that_the_language_model_s_experiment_depends_on_is_the_same_on_a_gpu() -> None:
@@ -413,7 +415,7 @@ def test_the_pilot_asks_validation_questions_at_both_temperatures(
     asked = []
 
     def evaluate(models: Mapping[str, Path], arguments: Sequence[str], output: Path) -> None:
-        asked.append((list(models), [argument for argument in arguments if "temperature" in argument]))
+        asked.append((list(models), [argument for argument in arguments if argument.startswith("--temperature")]))
         questions = read_questions(Path(arguments[1]))
         counts = Counter(question.benchmark for question in questions)
         start = report_files.model(next(iter(models)), [0.4, 0.5, 0.6], list(counts), ["oracle", "blind"])
