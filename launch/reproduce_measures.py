@@ -47,24 +47,49 @@ def gain_over_questions(
 ) -> Estimate:
     """How much more the models gain by a second attempt than others, with an interval over questions.
 
-    Each model counts the same. The interval is of the questions' differences, as all models have the same questions.
     Without others, it is the models' own gain.
     """
 
-    def gained(some: Sequence[Model], protocol: str, benchmark: str, question: str) -> float:
-        rows = [model["scores"][protocol][benchmark][question] for model in some]
-        return sum(row[1] - row[0] for row in rows) / len(rows) if rows else 0.0
+    def gained(model: Model, protocol: str, benchmark: str, question: str) -> float:
+        row = model["scores"][protocol][benchmark][question]
+        return float(row[1] - row[0])
+
+    most = 2.0 if others else 1.0  # what two of them, of which each gains at most a whole answer, can differ by
+    return _over_questions(models, others, benchmarks, gained, others_protocol, most)
+
+
+def first_over_questions(models: Sequence[Model], others: Sequence[Model], benchmarks: Sequence[str]) -> Estimate:
+    """How much more accurate the models are with one attempt than others, with an interval over questions."""
+
+    def first(model: Model, protocol: str, benchmark: str, question: str) -> float:
+        return float(model["scores"][protocol][benchmark][question][0])
+
+    return _over_questions(models, others, benchmarks, first, ORACLE, 1.0)
+
+
+def _over_questions(
+    models: Sequence[Model],
+    others: Sequence[Model],
+    benchmarks: Sequence[str],
+    value: Callable[[Model, str, str, str], float],
+    others_protocol: str,
+    most: float,
+) -> Estimate:
+    """The mean difference, in which each model counts the same.
+
+    The interval is of the questions' differences, as all models have the same questions.
+    """
+
+    def mean(some: Sequence[Model], *of: str) -> float:
+        return fmean(value(model, *of) for model in some) if some else 0.0
 
     more = {
-        benchmark: {
-            question: [
-                gained(models, ORACLE, benchmark, question) - gained(others, others_protocol, benchmark, question)
-            ]
-            for question in models[0]["scores"][ORACLE][benchmark]
+        name: {
+            question: [mean(models, ORACLE, name, question) - mean(others, others_protocol, name, question)]
+            for question in models[0]["scores"][ORACLE][name]
         }
-        for benchmark in benchmarks
+        for name in benchmarks
     }
-    most = 2.0 if others else 1.0  # what two of them, of which each gains at most a whole answer, can differ by
     found = accuracy(more, bounds=(-most, most))[MACRO]
     assert found.value[0] is not None  # the evaluation fails where an episode does
     return Estimate(found.value[0], found.low[0], found.high[0])

@@ -18,6 +18,7 @@ from reproduce_measures import (
     Model,
     after_wrong,
     at,
+    first_over_questions,
     gain,
     gain_over_questions,
     percent,
@@ -209,8 +210,8 @@ def _page(evidence: Evidence, figures: Sequence[_Drawn]) -> Iterator[str]:
 
 def _seeds_in_words(evidence: Evidence) -> str:
     done, planned = evidence.seeds, evidence.plan.seeds
-    words = f"Seeds {', '.join(map(str, done))}"
-    return f"{words}." if len(done) == len(planned) else f"{words}: {len(done)} of the {len(planned)} planned are in."
+    words = f"Training with seed {', '.join(map(str, done))}"
+    return f"{words}." if len(done) == len(planned) else f"{words}: {len(done)} of the {len(planned)} planned so far."
 
 
 def _set_tables(evidence: Evidence, each: QuestionSet) -> Iterator[str]:
@@ -256,9 +257,11 @@ def _comparison_table(evidence: Evidence, kinds: Sequence[str]) -> str:
         pairs = list(zip(models, others, strict=True))
         gains = estimate([gain(model, kinds) - gain(other, kinds) for model, other in pairs])
         first = estimate([at(model, kinds, 1) - at(other, kinds, 1) for model, other in pairs])
-        questions = gain_over_questions(models, others, kinds)
-        rows.append([f"{evidence.method} against {name}", points(first), points(gains), points(questions)])
-    return table(["points more", "with 1 attempt", "gained from 1 to 2", "the same, over questions"], rows)
+        questions = first_over_questions(models, others, kinds), gain_over_questions(models, others, kinds)
+        found = (first, questions[0], gains, questions[1])
+        rows.append([f"{evidence.method} against {name}", *map(points, found)])
+    again = "the same, over questions"
+    return table(["points more", "with 1 attempt", again, "gained from 1 to 2", again], rows)
 
 
 def _told_table(evidence: Evidence, kinds: Sequence[str]) -> str:
