@@ -16,6 +16,25 @@ import psutil
 import torch
 from training_run import TrainingRun
 
+END_SECONDS = 150.0
+"""What a hurt run may take to end."""
+
+GONE_SECONDS = 150.0
+"""What its processes may take to be gone then."""
+
+KILLS = {
+    "02-trainer": ("`kill -9` of the trainer (Ray's `TaskRunnerV1`)", "ray::TaskRunnerV1", r"\.ActorDiedError: "),
+    "03-worker": (
+        "`kill -9` of a training process",
+        "ray::WorkerDict",
+        r"(PartDied: trainer worker 0|ActorDiedError: )",
+    ),
+    "04-server": ("`kill -9` of a rollout server", "ray::CPUvLLMHttpServer", "(PartDied|TooManyFailedEpisodes): "),
+    "05-engine": ("`kill -9` of a rollout engine", "VLLM::EngineCore", "(PartDied|TooManyFailedEpisodes): "),
+    "06-agent": ("`kill -9` of an agent loop worker", "ray::AgentLoopWorker", "PartDied: agent loop worker 0"),
+}
+"""Of each part that is killed: what the table says of it, a text in its title, and what the run's log then says."""
+
 _POLL_SECONDS = 0.05
 
 
@@ -104,6 +123,49 @@ def finished_steps(checkpoints: Path) -> list[int]:
     if steps:
         assert int((checkpoints / "latest_checkpointed_iteration.txt").read_text()) == steps[-1]
     return steps
+
+
+def start(run: Run) -> int:
+    """Start a run, and wait until it has done a step: the one after the last checkpoint of the runs before."""
+    before = max(finished_steps(run.checkpoints), default=0)
+    run.start()
+    step = run.wait_for_a_step()
+    assert min(run.steps()) == before + 1
+    return step
+
+
+def end(run: Run, pattern: str, step: int, limit: float = END_SECONDS) -> tuple[str, float, float]:
+    """Wait for a hurt run's end, and look at what is left: its checkpoints, and nothing else.
+
+    Returns:
+        What the user sees, the seconds until then, and the seconds until nothing of the run was left.
+    """
+    begin = time.monotonic()
+    seen, _ = run.end_with(pattern, limit)
+    left = run.gone_within(GONE_SECONDS)
+    assert left == []
+    over = time.monotonic() - begin
+    assert finished_steps(run.checkpoints)[-1] >= step
+    return message(run, pattern), seen, over
+
+
+def kill_in_a_rollout(run: Run, process: str, pattern: str) -> tuple[str, float, float]:
+    """Start a run, kill one of its processes in the middle of a rollout, and look at its end as :func:`end` does."""
+    start(run)
+    engine, victim = run.part("VLLM::EngineCore"), run.part(process)
+    step = run.wait_for_a_step()
+    engine.suspend()  # so that the rollout is under way whatever the machine's speed
+    time.sleep(1)
+    victim.kill()
+    if victim != engine:
+        engine.resume()
+    return end(run, pattern, step)
+
+
+def message(run: Run, pattern: str) -> str:
+    """What the user sees: the exception in the log, up to the end of its first sentence, without folders."""
+    line = re.sub(r"^.*?(\w*(Died|Error|Episodes|Killed|Stalled)\w*: )", r"\1", run.seen(pattern).strip())
+    return f"`{re.sub(r'/[^ ]*/', '', re.split(r'[.;]( |$)', line)[0])}`"
 
 
 @dataclass

@@ -17,13 +17,23 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from harness import Row, Run, finished_steps, title
+from harness import (
+    END_SECONDS,
+    GONE_SECONDS,
+    KILLS,
+    Row,
+    Run,
+    end,
+    finished_steps,
+    kill_in_a_rollout,
+    message,
+    start,
+    title,
+)
 from training_run import free_port, make_toy
 
 pytestmark = pytest.mark.engine
 
-_END_SECONDS = 150.0
-_GONE_SECONDS = 150.0
 _EPISODE_TIMEOUT = 30
 _STALL_TIMEOUT = 200
 _TIME_LEFT = 3600
@@ -70,56 +80,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
         work.close()
 
 
-def start(run: Run) -> int:
-    """Start a run, and wait until it has done a step: the one after the last checkpoint of the runs before."""
-    before = max(finished_steps(run.checkpoints), default=0)
-    run.start()
-    step = run.wait_for_a_step()
-    assert min(run.steps()) == before + 1
-    return step
-
-
-def end(run: Run, pattern: str, step: int, limit: float = _END_SECONDS) -> tuple[str, float, float]:
-    """Wait for the run's end, and look at what is left: its checkpoints, and nothing else.
-
-    Returns:
-        What the user sees, the seconds until then, and the seconds until nothing of the run was left.
-    """
-    begin = time.monotonic()
-    seen, _ = run.end_with(pattern, limit)
-    left = run.gone_within(_GONE_SECONDS)
-    assert left == []
-    over = time.monotonic() - begin
-    assert finished_steps(run.checkpoints)[-1] >= step
-    return message(run, pattern), seen, over
-
-
-def message(run: Run, pattern: str) -> str:
-    """What the user sees: the exception in the log, up to the end of its first sentence, without folders."""
-    line = re.sub(r"^.*?(\w*(Died|Error|Episodes|Killed|Stalled)\w*: )", r"\1", run.seen(pattern).strip())
-    return f"`{re.sub(r'/[^ ]*/', '', re.split(r'[.;]( |$)', line)[0])}`"
-
-
-KILLS = {
-    "02-trainer": ("`kill -9` of the trainer (Ray's `TaskRunnerV1`)", "ray::TaskRunnerV1", r"\.ActorDiedError: "),
-    "03-worker": (
-        "`kill -9` of a training process",
-        "ray::WorkerDict",
-        r"(PartDied: trainer worker 0|ActorDiedError: )",
-    ),
-    "04-server": ("`kill -9` of a rollout server", "ray::CPUvLLMHttpServer", "(PartDied|TooManyFailedEpisodes): "),
-    "05-engine": ("`kill -9` of a rollout engine", "VLLM::EngineCore", "(PartDied|TooManyFailedEpisodes): "),
-    "06-agent": ("`kill -9` of an agent loop worker", "ray::AgentLoopWorker", "PartDied: agent loop worker 0"),
-}
-
-
 def test_kill_of_the_driver(work: Work, rows: Path) -> None:
     with work.run() as run:
         step = start(run)
         begin = time.monotonic()
         run.process.kill()
         run.process.wait()
-        assert run.gone_within(_GONE_SECONDS) == []
+        assert run.gone_within(GONE_SECONDS) == []
         over = time.monotonic() - begin
         assert finished_steps(run.checkpoints)[-1] >= step
     sees = "the shell's `Killed`; all other processes end with it"
@@ -130,15 +97,7 @@ def test_kill_of_the_driver(work: Work, rows: Path) -> None:
 def test_kill_in_the_middle_of_a_rollout(work: Work, rows: Path, name: str) -> None:
     fault, process, pattern = KILLS[name]
     with work.run() as run:
-        start(run)
-        engine, victim = run.part("VLLM::EngineCore"), run.part(process)
-        step = run.wait_for_a_step()
-        engine.suspend()  # so that the rollout is under way whatever the machine's speed
-        time.sleep(1)
-        victim.kill()
-        if victim != engine:
-            engine.resume()
-        Row(fault, *end(run, pattern, step), _STEP).write(rows, name)
+        Row(fault, *kill_in_a_rollout(run, process, pattern), _STEP).write(rows, name)
 
 
 def test_kill_of_a_ray_node(work: Work, rows: Path) -> None:
@@ -160,7 +119,7 @@ def test_kill_of_a_ray_node(work: Work, rows: Path) -> None:
         step = run.wait_for_a_step()
         assert any("ray::AgentLoopWorker" in title(process) for process in second.children())
         second.kill()
-        seen, over = run.end_with("(PartDied|TooManyFailedEpisodes): ", _END_SECONDS)
+        seen, over = run.end_with("(PartDied|TooManyFailedEpisodes): ", END_SECONDS)
         sees = message(run, "(PartDied|TooManyFailedEpisodes): ")
         assert finished_steps(run.checkpoints)[-1] >= step
     Row("`kill -9` of a Ray node that holds an agent loop worker", sees, seen, over, _STEP).write(rows, "07-node")
@@ -230,7 +189,7 @@ def test_an_engine_that_hangs_while_it_takes_new_weights(work: Work, rows: Path)
         fault = (
             f"an engine that hangs in a weight sync (`multi_attempt.stall_timeout={_STALL_TIMEOUT}`, by default 3600)"
         )
-        found = end(run, "RunStalled: ", step, _STALL_TIMEOUT + _END_SECONDS)
+        found = end(run, "RunStalled: ", step, _STALL_TIMEOUT + END_SECONDS)
         Row(fault, *found, _STEP).write(rows, "09-hung-sync")
 
 
@@ -266,11 +225,11 @@ def test_a_killed_grader_worker_and_sigterm_at_the_time_limit(work: Work, rows: 
         step = run.last_step()
         begin = time.monotonic()
         run.process.terminate()
-        status = run.process.wait(_END_SECONDS)
+        status = run.process.wait(END_SECONDS)
         seen = time.monotonic() - begin
         assert status != 0
         run.seen(r"\*\*\* SIGTERM received")
-        assert run.gone_within(_GONE_SECONDS) == []
+        assert run.gone_within(GONE_SECONDS) == []
         over = time.monotonic() - begin
         assert finished_steps(work.checkpoints)[-1] >= step
     sees = f"`*** SIGTERM received ***`, exit status {status if status > 0 else 128 - status}"
@@ -284,8 +243,8 @@ def test_a_truncated_checkpoint(work: Work, rows: Path) -> None:
     with work.run() as run:
         begin = time.monotonic()
         run.start()
-        seen, _ = run.end_with("CheckpointError: ", _END_SECONDS)
-        assert run.gone_within(_GONE_SECONDS) == []
+        seen, _ = run.end_with("CheckpointError: ", END_SECONDS)
+        assert run.gone_within(GONE_SECONDS) == []
         over = time.monotonic() - begin
         line = run.seen("CheckpointError: ")
         sees = message(run, "CheckpointError: ")

@@ -1,4 +1,4 @@
-"""A real run of ``main_ppo`` on CPU as tests see it: a process that is started, watched, and ended with all its own."""
+"""A real run of ``main_ppo`` as tests see it: a process that is started, watched, and ended with all its own."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class TrainingRun:
         logs: folder of its log and metrics.
         overrides: of the config; ``~key`` removes one.
         environment: what it has beside this process's.
+        config: the config's name.
 
     Attributes:
         process: the command's own.
@@ -63,11 +64,12 @@ class TrainingRun:
         logs: Path,
         overrides: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        config: str = "multi_attempt_cpu",
     ) -> None:
         self.checkpoints, self._logs, self._mark = checkpoints, logs, uuid4().hex
         self.log, self._metrics = logs / f"{self._mark}.log", logs / f"{self._mark}.jsonl"
         self._command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", "multi_attempt_cpu"),
+            *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", config),
             *([f"toy={toy}"] if toy else []),
             "data.train_batch_size=16",
             "trainer.logger=[console,file]",
