@@ -58,7 +58,7 @@ lint: .venv/complete  ## style and types
 
 # Not in an environment of the checkout's own: on the machine's Python, or one that PYTHON names, which has the packages.
 test-gpu:  ## on a GPU, without a network: what docs/gpu.md says has run, with figures; 25 minutes at most
-	$(or $(PYTHON),$(wildcard .venv-gpu/bin/python),python3) -m pytest tests/gpu -rs $(PYTEST)
+	$(or $(PYTHON),$(wildcard .venv-gpu/bin/python),python3) -m pytest tests/gpu -rs --durations=0 $(PYTEST)
 
 clean:  ## remove the environment and what runs wrote
 	rm -rf .venv .venv-gpu .venv-sglang outputs build dist *.egg-info

@@ -1,5 +1,7 @@
 """What the benchmarks of the rollout share: a vLLM engine in this process, and the work that they all give it.
 
+The engine is on a GPU where torch sees one, in bf16 and with CUDA graphs; else on the CPU.
+
 How long an attempt gets is drawn beforehand, so that all rollouts do the same work; a model of random weights fills it
 with letters. There is no Ray between an agent loop and the engine: ``benchmarks/steps.py`` measures with it.
 """
@@ -16,9 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+import torch
+
 # verl and vLLM read these when they are imported.
-os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ.setdefault("VERL_PLATFORM", "nvidia" if torch.cuda.is_available() else "cpu")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # these two as in config/rollout/vllm.yaml
+os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait must not spin, there are more than cores
 
@@ -50,6 +56,10 @@ BLOCK = 32
 
 LONGEST = 10
 """The longest attempt, in medians."""
+
+# What the engine is on, of which vLLM takes so much memory: what else is there is small.
+_GPU_SETTINGS = {"dtype": "bfloat16", "enforce_eager": False, "gpu_memory_utilization": 0.8}
+_CPU_SETTINGS = {"dtype": "float32", "enforce_eager": True}
 
 
 @dataclass(frozen=True)
@@ -181,14 +191,17 @@ def answer_text(length: int) -> str:
 
 
 @asynccontextmanager
-async def open_engine(folder: Path, *, at_once: int, longest: int, worker: str = "auto") -> AsyncIterator[Engine]:
-    """Start vLLM with a toy model of random weights.
+async def open_engine(
+    folder: Path, *, at_once: int, longest: int, worker: str = "auto", model: Path | None = None
+) -> AsyncIterator[Engine]:
+    """Start vLLM with a toy model of random weights, or a model of one's own.
 
     Args:
-        folder: where the model goes.
+        folder: where the toy goes.
         at_once: sequences in a pass.
         longest: tokens of the longest sequence.
         worker: the class that makes the passes.
+        model: a folder with another model, whose first tokens are the toy tokenizer's.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -199,10 +212,9 @@ async def open_engine(folder: Path, *, at_once: int, longest: int, worker: str =
     )
     engine = AsyncLLM.from_engine_args(
         AsyncEngineArgs(
-            model=str(folder / "model"),
-            dtype="float32",
+            model=str(model or folder / "model"),
             max_model_len=longest,
-            enforce_eager=True,
+            **(_GPU_SETTINGS if torch.cuda.is_available() else _CPU_SETTINGS),
             enable_prefix_caching=True,
             block_size=BLOCK,
             max_num_seqs=at_once,

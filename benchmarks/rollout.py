@@ -1,6 +1,7 @@
 """The multi-attempt rollout against lock-step batches, against the bare engine, and against verl's single-turn loop.
 
-``python benchmarks/rollout.py``: on CPU, in some minutes. ``--json FILE`` writes all figures.
+``python benchmarks/rollout.py``: on CPU, in some minutes. ``--json FILE`` writes all figures. Where torch sees a GPU,
+the engine is on it; ``--once --model FOLDER --episodes 256 --attempts 5 --median 400`` is then a rollout of real size.
 
 - ``ours``: the plugin's agent loop; every episode moves on its own.
 - ``lock-step``: the rollout of the paper's code, written from its description: batches of 256 dialogues, 64 tokens at a
@@ -20,7 +21,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
@@ -48,6 +50,9 @@ from verl.workers.rollout.replica import TokenOutput
 from multi_attempt.config import load_settings
 from multi_attempt.episode import Episode
 from multi_attempt.grading import Grader
+
+# Tokens of an attempt that only warms the engine up.
+_SHORT = 8
 
 
 @dataclass(frozen=True)
@@ -187,17 +192,27 @@ class Measurements:
         return seconds
 
 
-async def compare(config: DictConfig, measurements: Measurements, work: Work) -> None:
-    """All rollouts on one piece of work."""
+async def compare(
+    config: DictConfig, measurements: Measurements, work: Work, *, warm_up: Work | None = None, uncached: bool = True
+) -> None:
+    """All rollouts on one piece of work.
+
+    Args:
+        config: of the agent loops.
+        measurements: what takes them.
+        work: what is generated.
+        warm_up: what is generated first, unmeasured; the work itself if none is given.
+        uncached: whether lock-step is measured without the prefix cache too.
+    """
     engine, grader = measurements.engine, load_settings(config.multi_attempt).grader.make()
     batch, chunk = measurements.batch, measurements.chunk
     # The engine compiles for lengths that it has not seen; whatever came first would pay for it.
-    await by_agent_loop("multi_attempt", config, engine, work)
+    await by_agent_loop("multi_attempt", config, engine, warm_up or work)
     await measurements.take("ours", work, partial(by_agent_loop, "multi_attempt", config, engine, work))
     requests = list(engine.requests.values())
     for rollout, in_order in (("engine", False), ("engine, in order", True)):
         await measurements.take(rollout, work, partial(by_engine, engine, requests, in_order=in_order), cached=True)
-    for rollout, from_cache in (("lock-step", True), ("lock-step, no cache", False)):
+    for rollout, from_cache in (("lock-step", True), ("lock-step, no cache", False))[: 1 + uncached]:
         by_them = partial(by_lock_step, config, engine, grader, work, batch=batch, chunk=chunk, from_cache=from_cache)
         await measurements.take(rollout, work, by_them)
 
@@ -273,35 +288,61 @@ def table(measurements: Sequence[Measurement]) -> str:
     for ours in measurements:
         if ours.rollout == "ours":
             same = {each.rollout: each for each in measurements if each.work == ours.work}
-            ratios = [f"{same[other].seconds / ours.seconds:.2f}" for other in others]
+            ratios = [f"{same[other].seconds / ours.seconds:.2f}" if other in same else "" for other in others]
             rates = [f"{each / ours.seconds:,.0f}" for each in (ours.episodes, ours.tokens)]
             cells = [f"{ours.episodes}", f"{ours.attempts}", f"{ours.median}", *rates, *ratios, f"{ours.passes:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-async def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Start the engine and measure."""
-    work = [
+def _room(works: Sequence[Work]) -> int:
+    """Tokens of the longest response, with what is between its attempts."""
+    return max(sum(lengths) + 40 * len(lengths) for work in works for lengths in work.lengths)
+
+
+def _works(arguments: argparse.Namespace) -> list[Work]:
+    return [
         draw_work(episodes, attempts, median=arguments.median, seed=arguments.seed)
         for episodes in arguments.episodes
         for attempts in arguments.attempts
     ]
-    episodes, attempts, median = arguments.long
-    work.append(draw_work(episodes, attempts, median=median, seed=arguments.seed))
-    room = max(sum(lengths) + 40 * len(lengths) for each in work for lengths in each.lengths)
+
+
+@asynccontextmanager
+async def _open(arguments: argparse.Namespace, works: Sequence[Work]) -> AsyncIterator[tuple[DictConfig, Measurements]]:
+    """An engine for these pieces of work, and the config of the agent loops."""
+    room, at_once = _room(works), max(arguments.episodes)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        async with open_engine(folder, at_once=max(arguments.episodes), longest=room + 64) as engine:
+        async with open_engine(folder, at_once=at_once, longest=room + 64, model=arguments.model) as engine:
             config = cpu_config(folder, f"data.max_response_length={room}", "multi_attempt.max_tokens_per_attempt=null")
-            measurements = Measurements(engine, batch=arguments.batch, chunk=arguments.chunk)
-            await compare(config, measurements, draw_work(8, 2, median=arguments.median, seed=-1))  # imports
-            measurements.taken.clear()
-            for each in work:
-                await compare(config, measurements, each)
-            one_attempt = draw_work(arguments.batch, 1, median=arguments.median, seed=arguments.seed)
-            by_clock, by_cpu = await compare_loops(config, measurements, one_attempt, arguments.repeats)
-            costs = await loop_costs(config, engine, arguments.batch, arguments.median)
+            yield config, Measurements(engine, batch=arguments.batch, chunk=arguments.chunk)
+
+
+async def run_once(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Each rollout once on each piece of work, after a warm-up of as many short episodes."""
+    works = _works(arguments)
+    async with _open(arguments, works) as (config, measurements):
+        for work in works:
+            short = Work([[_SHORT] * len(lengths) for lengths in work.lengths], _SHORT)
+            await compare(config, measurements, work, warm_up=short, uncached=False)
+    print(table(measurements.taken))
+    return {"measurements": [asdict(each) for each in measurements.taken]}
+
+
+async def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Start the engine and measure."""
+    work = _works(arguments)
+    episodes, attempts, median = arguments.long
+    work.append(draw_work(episodes, attempts, median=median, seed=arguments.seed))
+    async with _open(arguments, work) as (config, measurements):
+        await compare(config, measurements, draw_work(8, 2, median=arguments.median, seed=-1))  # imports
+        measurements.taken.clear()
+        for each in work:
+            await compare(config, measurements, each)
+        one_attempt = draw_work(arguments.batch, 1, median=arguments.median, seed=arguments.seed)
+        by_clock, by_cpu = await compare_loops(config, measurements, one_attempt, arguments.repeats)
+        costs = await loop_costs(config, measurements.engine, arguments.batch, arguments.median)
     print(table(measurements.taken))
     print(
         f"One attempt, {arguments.batch} episodes, against verl's single-turn loop: {by_clock:+.1%} of the rollout's "
@@ -360,10 +401,16 @@ def main() -> None:
     parser.add_argument(
         "--step-medians", type=int, nargs="+", default=[20, 100, 400], help="tokens of its median attempt"
     )
+    parser.add_argument("--model", type=Path, help="a folder with a model in place of the random toy")
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="each rollout once, without --long, --step, --repeats and uncached lock-step",
+    )
     parser.add_argument("--repeats", type=int, default=4, help="of ours against the single-turn loop")
     add_common_arguments(parser, "rollout.json")
     arguments = parser.parse_args()
-    figures = asyncio.run(run(arguments))
+    figures = asyncio.run((run_once if arguments.once else run)(arguments))
     write_figures(figures, arguments.json)
 
 

@@ -52,6 +52,7 @@ class TrainingRun:
         process: the command's own.
         checkpoints: as given.
         settings: overrides of a kind of run, before those of one.
+        overrides: all that it has.
         log: the file with what the user sees.
     """
 
@@ -68,8 +69,7 @@ class TrainingRun:
     ) -> None:
         self.checkpoints, self._logs, self._mark = checkpoints, logs, uuid4().hex
         self.log, self._metrics = logs / f"{self._mark}.log", logs / f"{self._mark}.jsonl"
-        self._command = [
-            *(sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", config),
+        self.overrides = [
             *([f"toy={toy}"] if toy else []),
             "data.train_batch_size=16",
             "trainer.logger=[console,file]",
@@ -78,6 +78,8 @@ class TrainingRun:
             *self.settings,
             *overrides,
         ]
+        command = (sys.executable, "-m", "verl.trainer.main_ppo", "--config-name", config)
+        self._command = [*command, *self.overrides]
         # A folder of its own: in the shared one Ray notes a cluster that others would join.
         self._ray_folder = tempfile.mkdtemp(prefix="ray-")
         own = {_MARK: self._mark, "VERL_FILE_LOGGER_PATH": str(self._metrics), "RAY_TMPDIR": self._ray_folder}
