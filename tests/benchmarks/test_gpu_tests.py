@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,13 +24,18 @@ from multi_attempt import cli
 from multi_attempt.toy.build import build_toy
 from multi_attempt.toy.settings import ToySettings
 from multi_attempt.toy.tokenizer import make_tokenizer
+from multi_attempt.word_problems.build import build_word_problems
 
+SMOLLM2 = Path(sys.prefix, "vocabularies", "smollm2_135m")
 GPU = Machine("a GPU", rehearsal=False)
 
 RUNS: dict[str, Callable[[Path], TrainingRun]] = {
     "toy, bf16": lambda toy: GPU.run(toy, toy, test_training_on_gpu.settings(GPU, "bfloat16"), toy=toy),
     "toy, fp32": lambda toy: GPU.run(toy, toy, test_training_on_gpu.settings(GPU, "float32"), toy=toy),
     "faults": lambda toy: GPU.long_run(toy, toy, test_faults_on_gpu.settings(GPU), toy=toy),
+    "smollm2": lambda toy: GPU.run(
+        toy, toy, test_models_on_gpu.smollm2_settings(GPU, str(SMOLLM2), toy / "word_problems")
+    ),
     "random model": lambda toy: GPU.run(toy, toy, test_models_on_gpu.random_model_settings(GPU, toy / "large", toy)),
 }
 
@@ -46,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hard_questions=1,
         settings=ToySettings(steps=0),
     )
+    build_word_problems(folder / "word_problems", test_models_on_gpu.WORD_PROBLEMS)
     write_random_model(folder / "large", SMALL | {"vocab_size": QWEN2_5_MATH_1_5B["vocab_size"]}, "cpu")
     shape = Qwen2Config(**QWEN2_5_MATH_1_5B, tie_word_embeddings=True, architectures=["Qwen2ForCausalLM"])
     shape.save_pretrained(folder / "large")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from gpu_figures import ROOT, Figure
-from gpu_machine import REHEARSED, Machine, this_machine
+from gpu_machine import HELD_OUT, REHEARSED, Machine, this_machine
 
 from multi_attempt.toy.build import build_toy
 from multi_attempt.toy.settings import ToySettings
@@ -26,6 +26,7 @@ _FOLDER = Path(__file__).parent
 
 # Enough to end most attempts with an answer.
 _WARM_UP_STEPS = 120
+_FEW_STEPS = 20
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,16 +47,16 @@ def machine() -> Machine:
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy task, with a model that has learned the format and little more."""
     folder = tmp_path_factory.mktemp("toy")
     build_toy(
         folder,
         train_questions=256,
         validation_questions=8,
-        heldout_questions=16,
+        heldout_questions=HELD_OUT,
         hard_questions=1,
-        settings=ToySettings(steps=_WARM_UP_STEPS),
+        settings=ToySettings(steps=machine.of(_WARM_UP_STEPS, _FEW_STEPS)),
     )
     return folder
 

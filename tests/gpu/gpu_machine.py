@@ -16,8 +16,13 @@ import torch
 from harness import Run
 from training_run import TrainingRun
 
+from verl_ext.vllm_choices import FLASHINFER_SAMPLER, SECOND_RUNNER
+
 REHEARSED = "GPU_TESTS_REHEARSED_ON_CPU"
 """The environment variable that has the tests' bodies run on CPU cores, with small sizes."""
+
+HELD_OUT = 16
+"""Questions that the toy holds out."""
 
 Value = TypeVar("Value")
 
@@ -70,6 +75,13 @@ class Machine:
     def settings(self) -> Sequence[str]:
         """Overrides that every run has."""
         return self.of(_GPU_SETTINGS, _CPU_SETTINGS)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What vLLM runs in outside a run of ``main_ppo``, whose config says the same."""
+        if self.rehearsal:
+            return {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        return {**os.environ, SECOND_RUNNER: "0", FLASHINFER_SAMPLER: "0"}
 
     @property
     def gibibytes(self) -> float:

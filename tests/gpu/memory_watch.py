@@ -48,7 +48,7 @@ def _held() -> Held:
 
 
 def _watch(file: Path) -> None:
-    now, most = "", {"allocated": 0, "reserved": 0, "device": 0}
+    now, most = "", dict.fromkeys(("allocated", "reserved", "device"), 0)
     while True:
         time.sleep(_POLL_SECONDS)
         # The first argument of a titled process is all of its title.
@@ -56,11 +56,14 @@ def _watch(file: Path) -> None:
         if method is None:
             continue
         held = _held()
+        device = held.pop("device")
+        # torch's peaks are those since the last look, so that a method's last ones are seen when it has ended.
+        most |= {name: max(size, most[name]) for name, size in held.items()}
         if method != now:
             with file.open("a") as sink:
                 sink.write(json.dumps({"method": now, **most}) + "\n")
-            now, most = method, held
-        most = {name: max(size, held[name]) for name, size in most.items()}
+            now, most = method, dict.fromkeys(most, 0)
+        most["device"] = max(device, most["device"])
 
 
 def peaks(folder: Path) -> dict[str, Held]:

@@ -25,6 +25,9 @@ Report = Callable[[str, float, str], None]
 SMOLLM2 = "GPU_TESTS_SMOLLM2"
 """The environment variable that names SmolLM2-135M-Instruct's folder (``launch/smollm2.py`` writes one)."""
 
+WORD_PROBLEMS = Settings(train=128, validation=8, test=8, other_wordings=8)
+"""The questions that it trains on."""
+
 _DEADLINE_SECONDS = 540
 _LEAST_CORRELATION = 0.95
 _GIB = 2**30
@@ -78,7 +81,7 @@ def test_smollm2_trains(machine: Machine, tmp_path: Path, report: Report) -> Non
     if model is None:
         pytest.skip(f"{SMOLLM2} names no folder")
     words = tmp_path / "word_problems"
-    build_word_problems(words, Settings(train=128, validation=8, test=8, other_wordings=8))
+    build_word_problems(words, WORD_PROBLEMS)
     with machine.run(tmp_path / "checkpoints", tmp_path, smollm2_settings(machine, model, words)) as run:
         run.start()
         run.finish(_DEADLINE_SECONDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,7 +32,7 @@ def test_tokens_a_second_against_the_engine_and_lock_step(machine: Machine, tmp_
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_BENCHMARKS), os.environ.get("PYTHONPATH", "")])},
+        env=machine.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
