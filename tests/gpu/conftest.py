@@ -26,7 +26,6 @@ _FOLDER = Path(__file__).parent
 
 # Enough to end most attempts with an answer.
 _WARM_UP_STEPS = 120
-_FEW_STEPS = 20
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,7 +46,7 @@ def machine() -> Machine:
 
 
 @pytest.fixture(scope="session")
-def toy(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy task, with a model that has learned the format and little more."""
     folder = tmp_path_factory.mktemp("toy")
     build_toy(
@@ -56,7 +55,7 @@ def toy(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Path:
         validation_questions=8,
         heldout_questions=HELD_OUT,
         hard_questions=1,
-        settings=ToySettings(steps=machine.of(_WARM_UP_STEPS, _FEW_STEPS)),
+        settings=ToySettings(steps=_WARM_UP_STEPS),
     )
     return folder
 
