@@ -58,8 +58,8 @@ LONGEST = 10
 """The longest attempt, in medians."""
 
 # What the engine is on, of which vLLM takes so much memory: what else is there is small.
-_GPU_SETTINGS = {"dtype": "bfloat16", "enforce_eager": False, "gpu_memory_utilization": 0.8}
-_CPU_SETTINGS = {"dtype": "float32", "enforce_eager": True}
+_GPU_SETTINGS: dict[str, Any] = {"dtype": "bfloat16", "enforce_eager": False, "gpu_memory_utilization": 0.8}
+_CPU_SETTINGS: dict[str, Any] = {"dtype": "float32", "enforce_eager": True}
 
 
 @dataclass(frozen=True)

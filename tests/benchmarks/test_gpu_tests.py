@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import memory_watch
 import pytest
@@ -74,7 +75,8 @@ def test_each_run_passes_the_start_up_check_and_fits_an_h100(
 
 def test_the_random_models_tokenizer_has_a_token_for_each_of_its_numbers(tmp_path: Path) -> None:
     write_random_model(tmp_path, SMALL, "cpu")
-    tokenizer, toy = AutoTokenizer.from_pretrained(tmp_path), make_tokenizer()
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path)
+    toy: Any = make_tokenizer()
     assert len(tokenizer) == SMALL["vocab_size"]
     assert len(set(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))) == len(tokenizer)
     messages = [{"role": "user", "content": "12+3=? <300>"}]

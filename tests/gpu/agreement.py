@@ -27,7 +27,7 @@ def look(model: str, questions: list[str], dtype: str, device: str) -> dict[str,
         install()
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
     prompts = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
@@ -50,20 +50,19 @@ def generate(model: str, prompts: list[list[int]], dtype: str, device: str) -> l
     from vllm import LLM, SamplingParams, TokensPrompt
 
     settings: dict[str, Any] = {"gpu_memory_utilization": _GPU_SHARE} if device == "cuda" else {"block_size": 32}
+    settings["dtype"] = dtype
     engine = LLM(
         model,
-        dtype=dtype,
         max_model_len=_POSITIONS,
         enforce_eager=device == "cpu",
         logprobs_mode="processed_logprobs",
         **settings,
     )
     parameters = SamplingParams(temperature=1.0, max_tokens=_TOKENS, logprobs=0, seed=1)
-    outputs = engine.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts], parameters, use_tqdm=False)
+    outputs: Any = engine.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts], parameters, use_tqdm=False)
     found = []
     for output in outputs:
         answer = output.outputs[0]
-        assert answer.logprobs is not None
         chosen = [step[token].logprob for step, token in zip(answer.logprobs, answer.token_ids, strict=True)]
         found.append((list(answer.token_ids), chosen))
     return found
@@ -75,7 +74,7 @@ def transformers_log_probs(
     """By transformers with torch's own attention: the log-probability of each token, one after the other."""
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), attn_implementation="sdpa")
     loaded = loaded.to(device).eval()
     found = []
     for prompt, answer in zip(prompts, answers, strict=True):

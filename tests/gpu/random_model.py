@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from multi_attempt.toy.tokenizer import make_tokenizer
 
-QWEN2_5_MATH_1_5B: Mapping[str, int] = {
+QWEN2_5_MATH_1_5B: Mapping[str, Any] = {
     "vocab_size": 151936,
     "hidden_size": 1536,
     "intermediate_size": 8960,
@@ -21,7 +22,7 @@ QWEN2_5_MATH_1_5B: Mapping[str, int] = {
 }
 """The shape of Qwen2.5-Math-1.5B; its embedding is its output head too."""
 
-SMALL: Mapping[str, int] = {
+SMALL: Mapping[str, Any] = {
     "vocab_size": 1024,
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -35,7 +36,7 @@ SMALL: Mapping[str, int] = {
 _POSITIONS = 32768
 
 
-def write_random_model(folder: Path, shape: Mapping[str, int], device: str) -> None:
+def write_random_model(folder: Path, shape: Mapping[str, Any], device: str) -> None:
     """Write a Qwen2 model with random weights in bf16, and the toy's tokenizer with as many tokens as the model has."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
