@@ -44,7 +44,7 @@ def all_texts(prompts: PromptSet, question: str, attempts: int) -> list[str]:
 
 
 def test_built_in_sets_are_those_documented() -> None:
-    assert BUILT_IN == ("boxed", "paper", "plain", "toy", "toy_uncounted", "toy_untold")
+    assert BUILT_IN == ("boxed", "paper", "plain", "short", "toy", "toy_uncounted", "toy_untold")
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -235,7 +235,7 @@ def test_file_that_holds_no_fields_is_refused_by_name(content: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["", "papers", "nowhere/mine.yaml", "~nobody-of-this-name/mine.yaml", "../paper"])
 def test_unknown_set_is_named_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ValueError, match="boxed, paper, plain, toy") as caught:
+    with pytest.raises(ValueError, match="boxed, paper, plain, short, toy") as caught:
         load_prompt_set(name)
     assert repr(name) in str(caught.value)
 
@@ -243,7 +243,7 @@ def test_unknown_set_is_named_with_the_known_ones(name: str) -> None:
 def test_directory_and_other_suffix_are_no_prompt_sets(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     for path in (str(tmp_path / "folder.yaml"), write(tmp_path, VALID, "mine.txt")):
-        with pytest.raises(ValueError, match="boxed, paper, plain, toy"):
+        with pytest.raises(ValueError, match="boxed, paper, plain, short, toy"):
             load_prompt_set(path)
 
 
