@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 from multi_attempt.data import read_evaluation_source
 from multi_attempt.evaluation import settings as chosen_settings
+from multi_attempt.evaluation.balance import Servers
 from multi_attempt.evaluation.engines import Engine, EngineLost, InProcess, Server
 from multi_attempt.evaluation.evaluate import Model, Question, Settings, evaluate
 from multi_attempt.evaluation.protocols import PROTOCOLS
+from multi_attempt.evaluation.replicas import ALL, Replicas, device_groups
 from multi_attempt.evaluation.run_files import EPISODES_FILE
 from multi_attempt.evaluation.statistics import MACRO
 from multi_attempt.evaluation.tables import in_range, interval_of
@@ -22,6 +24,8 @@ from multi_attempt.grading import read_tolerance
 FAILED = 1
 """Exit status when the engine was lost, or episodes failed for good: their figures are ranges."""
 
+CONCURRENCY = 256
+"""Episodes under way at once on each engine, where nothing is said."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -64,7 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="of fresh samples (default: that of dialogues, or 1 where they are greedy)",
     )
-    add("--concurrency", type=int, default=256, metavar="N", help="episodes under way at once (default 256)")
+    add(
+        "--concurrency",
+        type=int,
+        metavar="N",
+        help=f"episodes under way at once (default {CONCURRENCY} for each replica or server)",
+    )
     add("--max-prompt-length", type=int, help="without effect: a prompt may be as long as the model's context holds")
     chosen_settings.add_arguments(parser)
     process = parser.add_argument_group("vLLM in this process, the default")
@@ -76,8 +85,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=JSON",
         help="a further argument of vLLM's engine, as in tensor_parallel_size=4; max_model_len=N is a shorter context",
     )
+    process.add_argument(
+        "--replicas",
+        metavar="N",
+        help=f"so many engines, each in a process and on GPUs of its own, or {ALL}: as many as there are GPUs for; "
+        "--engine says how many each has",
+    )
     server = parser.add_argument_group("a server that speaks OpenAI's protocol")
-    server.add_argument("--server", metavar="URL", help="its address, as in http://localhost:8000/v1")
+    server.add_argument(
+        "--server",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="URL",
+        help="its address, as in http://localhost:8000/v1; of several each episode is played on one",
+    )
     server.add_argument(
         "--tokenizer",
         default="",
@@ -105,20 +127,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate into the folder, and print each model's accuracy by attempts."""
     named = _named(arguments.model)
     chosen = chosen_settings.choose(arguments, {model.name: _own_folder(model, arguments) for model in named})
+    engines = _engines(arguments, chosen)
     settings = Settings(
         dialogue=chosen.dialogue,
         protocols=tuple(PROTOCOLS) if "all" in arguments.protocols else tuple(dict.fromkeys(arguments.protocols)),
-        **{name: getattr(arguments, name) for name in ("attempts", "samples", "seed", "concurrency")},
+        concurrency=CONCURRENCY * engines.number if arguments.concurrency is None else arguments.concurrency,
+        **{name: getattr(arguments, name) for name in ("attempts", "samples", "seed")},
         fresh_temperature=arguments.sampling_temperature,
     )
     models = _checked(named, arguments.server)
     rows = [row for files in arguments.data for path in files for row in _read_rows(path)]
     questions = _once(rows)
-    engine = _engine(arguments, chosen)
     copies = [f"{len(rows) - len(questions)} rows repeat a question, which counts once"] * (len(rows) > len(questions))
     print(f"multi-attempt eval: {'; '.join([*_notes(arguments, chosen), *copies])}", file=sys.stderr)
     try:
-        figures = evaluate(models, questions, settings, engine, arguments.output, arguments.restart)
+        figures = evaluate(models, questions, settings, engines.engine, arguments.output, arguments.restart)
     except EngineLost as error:
         print(f"multi-attempt eval: {error}", file=sys.stderr)
         return FAILED
@@ -183,9 +206,9 @@ def _own_folder(model: Model, arguments: argparse.Namespace) -> str:
     return model.path if Path(model.path).is_dir() else arguments.tokenizer or model.path
 
 
-def _checked(models: list[Model], server: str | None) -> list[Model]:
+def _checked(models: list[Model], servers: list[str]) -> list[Model]:
     for _, path in models:
-        if not server and not (Path(path) / "config.json").is_file() and not _HUB_ID.fullmatch(path):
+        if not servers and not (Path(path) / "config.json").is_file() and not _HUB_ID.fullmatch(path):
             raise ValueError(
                 f"--model = {path!r} is no model folder in Hugging Face format (it holds no config.json), and no hub "
                 "id like Qwen/Qwen2.5-Math-1.5B"
@@ -193,14 +216,41 @@ def _checked(models: list[Model], server: str | None) -> list[Model]:
     return models
 
 
-def _engine(arguments: argparse.Namespace, chosen: chosen_settings.Chosen) -> Engine:
+class _Engines(NamedTuple):
+    """Where answers come from, and how many engines or servers that are."""
+
+    engine: Engine
+    number: int
+
+
+def _engines(arguments: argparse.Namespace, chosen: chosen_settings.Chosen) -> _Engines:
     if not arguments.server:
-        options = dict(chosen_settings.json_option("--engine", option) for option in arguments.engine)
-        return InProcess(arguments.dtype, options, chosen.trust_remote_code)
+        return _in_process(arguments, chosen.trust_remote_code)
+    _check_flags_of_server(arguments, chosen)
+    messages = arguments.messages or arguments.plain_messages
+    how = (arguments.tokenizer, messages, arguments.plain_messages, arguments.timeout, arguments.retries)
+    servers = tuple(Server(url, *how, chosen.trust_remote_code) for url in arguments.server)
+    return _Engines(servers[0] if len(servers) == 1 else Servers(servers), len(servers))
+
+
+def _in_process(arguments: argparse.Namespace, trust_remote_code: bool) -> _Engines:
+    options = dict(chosen_settings.json_option("--engine", option) for option in arguments.engine)
+    engine = InProcess(arguments.dtype, options, trust_remote_code)
+    if arguments.replicas is None:
+        return _Engines(engine, 1)
+    devices = device_groups(arguments.replicas, options)
+    return _Engines(Replicas(engine, devices), len(devices))
+
+
+def _check_flags_of_server(arguments: argparse.Namespace, chosen: chosen_settings.Chosen) -> None:
     if arguments.engine:
         raise ValueError("--engine is for vLLM in this process; with --server, the server has its own settings")
-    messages = arguments.messages or arguments.plain_messages
-    if messages and getattr(arguments, "chat_template", None):
+    if arguments.replicas is not None:
+        raise ValueError(
+            f"--replicas = {arguments.replicas} is for vLLM on this machine; to use several servers, start each on "
+            "GPUs of its own, and name them all, as in --server URL URL"
+        )
+    if (arguments.messages or arguments.plain_messages) and getattr(arguments, "chat_template", None):
         raise ValueError(
             "--chat-template is of no use with --messages: the server makes tokens of them by its own template; start "
             "it with this one (vllm serve --chat-template FILE)"
@@ -210,15 +260,6 @@ def _engine(arguments: argparse.Namespace, chosen: chosen_settings.Chosen) -> En
             f"--plain-messages cannot say the arguments of the chat template {chosen.dialogue.template_kwargs}; send "
             "--messages, or set them on the server"
         )
-    return Server(
-        arguments.server,
-        arguments.tokenizer,
-        messages,
-        arguments.plain_messages,
-        arguments.timeout,
-        arguments.retries,
-        chosen.trust_remote_code,
-    )
 
 
 def read_questions(path: Path) -> list[Question]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -218,6 +218,8 @@ class TokenStream:
 class InProcess:
     """vLLM in this process, on GPU or CPU; one engine for all episodes at once.
 
+    Several, each in a process of its own: :mod:`multi_attempt.evaluation.replicas`.
+
     Attributes:
         dtype: of weights and activations.
         options: further arguments of vLLM's engine; ``max_model_len`` is the context.
@@ -260,6 +262,21 @@ class InProcess:
         vocabulary, context = partner.vocabulary, partner.context
         assert vocabulary is not None
         assert context is not None
+        with self.started(partner.model, context, vocabulary.chat.end_ids) as continue_:
+            yield lambda request: TokenStream(vocabulary, continue_, request, context)
+
+    @contextmanager
+    def started(self, model: str, context: int, end_ids: Collection[int]) -> Iterator[Continue]:
+        """The engine at work, within a running event loop.
+
+        Args:
+            model: folder or hub id.
+            context: the tokens that prompt and response can have together.
+            end_ids: the tokens that end an attempt.
+
+        Raises:
+            EngineLost: it does not start.
+        """
         # vLLM's CPU build needs another name and platform (verl_ext/cpu/distributions.py), before it is first imported.
         # Where verl was imported, its plugin has seen to both; plain evaluations import none of it.
         from verl_ext.cpu import distributions
@@ -270,7 +287,7 @@ class InProcess:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments: dict[str, Any] = {
-            "model": partner.model,
+            "model": model,
             "dtype": self.dtype,
             "enable_prefix_caching": True,
             "trust_remote_code": self.trust_remote_code,
@@ -290,13 +307,12 @@ class InProcess:
                 "environment variable VLLM_CPU_KVCACHE_SPACE)"
             ) from error
         try:
-            continue_ = _continued_by_vllm(engine, vocabulary)
-            yield lambda request: TokenStream(vocabulary, continue_, request, context)
+            yield _continued_by_vllm(engine, end_ids)
         finally:
             engine.shutdown()
 
 
-def _continued_by_vllm(engine: Any, vocabulary: Vocabulary) -> Continue:
+def _continued_by_vllm(engine: Any, end_ids: Collection[int]) -> Continue:
     from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.exceptions import EngineDeadError
@@ -306,7 +322,7 @@ def _continued_by_vllm(engine: Any, vocabulary: Vocabulary) -> Continue:
             temperature=temperature,
             seed=seed if temperature else None,
             max_tokens=limit,
-            stop_token_ids=sorted(vocabulary.chat.end_ids),
+            stop_token_ids=sorted(end_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
