@@ -2,13 +2,9 @@
 
 ``python benchmarks/simulated_gpu.py``: on CPU, in some minutes. What is real: vLLM's engine with its scheduler, prefix
 cache and processes, and all Python of ours and of lock-step (``benchmarks/rollout.py``). What is not: a pass is a
-sleep, as long as the roofline says that Qwen2.5-Math-1.5B takes for it in bf16 on an H100, at the least:
-
-    seconds = max((weights + cache read) / bandwidth, 2 x parameters x tokens / flops)
-
-with the cache of all sequences of the pass read once, and without attention's own products, launches and sampling. So a
-rollout's time is a time, and Python's share of it is seen, on this machine's cores. It says nothing of a GPU's own
-inefficiency.
+sleep, as long as the roofline says that Qwen2.5-Math-1.5B takes for it in bf16 on an H100, at the least
+(``verl_ext/memory/roofline.py``). So a rollout's time is a time, and Python's share of it is seen, on this machine's
+cores. It says nothing of a GPU's own inefficiency.
 """
 
 from __future__ import annotations
@@ -17,7 +13,6 @@ import argparse
 import asyncio
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,41 +26,22 @@ from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunne
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
 from multi_attempt.config import load_settings
-from verl_ext.memory.gpus import GPU, named_gpu
+from verl_ext.memory.gpus import named_gpu
+from verl_ext.memory.roofline import Roofline
 
+# Of Qwen2.5-Math-1.5B.
+PARAMETERS, LAYERS, KEY_VALUE_HEADS, HEAD_SIZE = 1.544e9, 28, 2, 128
+BYTES = 2  # of a number in bf16
 
-@dataclass(frozen=True)
-class Pass:
-    """What a forward pass takes.
+CACHE = 40e9
+"""The GPU's room for keys and values, in bytes."""
 
-    Attributes:
-        gpu: whose memory is read, and whose products are computed in bf16.
-        parameters: of the model.
-        layers: of the model.
-        key_value_heads: of a layer.
-        head_size: of a head.
-        cache: the GPU's room for keys and values, in bytes.
-    """
-
-    gpu: GPU
-    parameters: float = 1.544e9
-    layers: int = 28
-    key_value_heads: int = 2
-    head_size: int = 128
-    cache: float = 40e9
-
-    @property
-    def cache_per_token(self) -> int:
-        """Bytes of keys and values."""
-        return self.layers * 2 * self.key_value_heads * self.head_size * 2
-
-    def seconds(self, tokens: int, context: int) -> float:
-        """Of one pass over so many tokens, whose sequences have so many tokens in the cache together."""
-        read = 2 * self.parameters + context * self.cache_per_token
-        return max(read / self.gpu.bandwidth, 2 * self.parameters * tokens / self.gpu.flops)
-
-
-H100 = Pass(named_gpu("h100"))
+H100 = Roofline(
+    named_gpu("h100"),
+    parameters=PARAMETERS,
+    weights=BYTES * PARAMETERS,
+    cache_per_token=BYTES * LAYERS * 2 * KEY_VALUE_HEADS * HEAD_SIZE,
+)
 
 # What every sequence says, whatever it was asked: the letter a, as sure as can be.
 _TOKEN = ord("a")
@@ -91,15 +67,15 @@ class SimulatedWorker(WorkerBase):
         """The cache of the model that is simulated."""
         spec = FullAttentionSpec(
             block_size=self.cache_config.block_size,
-            num_kv_heads=H100.key_value_heads,
-            head_size=H100.head_size,
+            num_kv_heads=KEY_VALUE_HEADS,
+            head_size=HEAD_SIZE,
             dtype=torch.bfloat16,
         )
-        return {f"layers.{layer}": spec for layer in range(H100.layers)}
+        return {f"layers.{layer}": spec for layer in range(LAYERS)}
 
     def determine_available_memory(self) -> int:
         """What the GPU would have for it."""
-        return int(H100.cache)
+        return int(CACHE)
 
     def initialize_from_config(self, kv_cache_config: Any) -> None:
         """Blocks are numbers here."""

@@ -17,6 +17,9 @@ from multi_attempt.evaluation.engines import ContextFull, EngineStream, MakeStre
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.prompts import Message
 
+CONCURRENCY = 256
+"""Episodes under way at once on each engine, where nothing is said."""
+
 
 @dataclass(frozen=True)
 class Servers:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from multi_attempt.data import read_evaluation_source
 from multi_attempt.evaluation import settings as chosen_settings
-from multi_attempt.evaluation.balance import Servers
+from multi_attempt.evaluation.balance import CONCURRENCY, Servers
 from multi_attempt.evaluation.engines import Engine, EngineLost, InProcess, Server
 from multi_attempt.evaluation.evaluate import Model, Question, Settings, evaluate
 from multi_attempt.evaluation.protocols import PROTOCOLS
@@ -24,8 +24,6 @@ from multi_attempt.grading import read_tolerance
 FAILED = 1
 """Exit status when the engine was lost, or episodes failed for good: their figures are ranges."""
 
-CONCURRENCY = 256
-"""Episodes under way at once on each engine, where nothing is said."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 

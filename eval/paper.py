@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -41,6 +41,29 @@ def paper_differences(evaluation: Mapping[str, Any], protocol: str) -> list[str]
         *(difference for run in runs for difference in _asked_differently(run, paper)),
     ]
     return list(dict.fromkeys(differences))
+
+
+class PaperEvaluation(NamedTuple):
+    """How the paper evaluates.
+
+    Attributes:
+        protocol: by name.
+        benchmarks: by name, with their questions.
+        attempts: the greatest number of attempts.
+        first_attempt: the share that its model solves with one attempt.
+    """
+
+    protocol: str
+    benchmarks: dict[str, int]
+    attempts: int
+    first_attempt: float
+
+
+def paper_evaluation() -> PaperEvaluation:
+    """As paper.yaml has it."""
+    paper = _paper()
+    [curve, *_] = paper["curves"].values()
+    return PaperEvaluation(paper["protocol"], paper["benchmarks"], max(paper["attempts"]), curve[0] / 100)
 
 
 @cache

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from multi_attempt.evaluation.protocols import PROTOCOLS
+
 if TYPE_CHECKING:
     from verl_ext.memory.gpus import Device
     from verl_ext.memory.plan import Plan
@@ -50,6 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_RESERVE_GIB,
         help=f"left for contexts, communication and fragmentation (default {_RESERVE_GIB:g})",
     )
+    evaluation = parser.add_argument_group("an evaluation instead of the run, by `multi-attempt eval --replicas all`")
+    evaluation.add_argument(
+        "--evaluation", action="store_true", help="how long the paper's five benchmarks take at the least, on one node"
+    )
+    evaluation.add_argument(
+        "--protocols", nargs="+", choices=[*PROTOCOLS, "all"], metavar="NAME", help="as for eval (default the paper's)"
+    )
+    evaluation.add_argument("--samples", type=int, metavar="N", help="dialogues of a kind a question (default 1)")
+    evaluation.add_argument(
+        "--solved",
+        type=float,
+        metavar="SHARE",
+        help="of dialogues, right at the first attempt (default the paper's accuracy with one)",
+    )
     cost = parser.add_argument_group("what tokens and hours rest on")
     cost.add_argument(
         "--steps", type=int, help="of the run (default trainer.total_training_steps, or the paper's 1280)"
@@ -62,7 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mean of an attempt (default data.max_response_length / multi_attempt.max_attempts)",
     )
     cost.add_argument(
-        "--attempts", type=float, metavar="N", help="mean of an episode (default the mean of those drawn)"
+        "--attempts",
+        type=float,
+        metavar="N",
+        help="mean of an episode (default the mean of those drawn); with --evaluation 1 to N (default 7)",
     )
     cost.add_argument("--mfu", type=float, help="share of the GPU's operations that training reaches (default 0.35)")
     cost.add_argument(
@@ -90,6 +109,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--reserve = {arguments.reserve} must not be negative")
     if arguments.model_config:
         _use_model_config(config, arguments.model_config)
+    _check_flags(arguments)
+    if arguments.evaluation:
+        print(_evaluation(config, arguments))
+        return 0
     problems = _startup_problems(config)
     try:
         plan, text = _plan(config, arguments, problems)
@@ -102,6 +125,42 @@ def run(arguments: argparse.Namespace) -> int:
         return DOES_NOT_FIT
     print(text)
     return DOES_NOT_FIT if problems or not plan.fits else 0
+
+
+def _check_flags(arguments: argparse.Namespace) -> None:
+    of_runs, of_evaluations = ("steps", "mfu", "decode_efficiency"), ("protocols", "samples", "solved")
+    for name in of_runs if arguments.evaluation else of_evaluations:
+        if getattr(arguments, name) is not None:
+            flag = f"--{name.replace('_', '-')} = {getattr(arguments, name)}"
+            raise ValueError(
+                f"{flag} has no part in the plan of an evaluation; leave it out, or leave out --evaluation"
+                if arguments.evaluation
+                else f"{flag} is of the plan of an evaluation; give --evaluation too"
+            )
+
+
+def _evaluation(config: DictConfig, arguments: argparse.Namespace) -> str:
+    """What is printed of the plan of an evaluation."""
+    from verl_ext.memory.evaluation import Asked, default_asked, evaluation_report, plan_evaluation
+    from verl_ext.memory.gpus import GPU
+    from verl_ext.memory.model_shape import read_shape
+    from verl_ext.model_config import ACTOR_MODEL
+
+    device = _device(config, arguments)
+    if not isinstance(device, GPU):
+        raise ValueError(
+            f"--evaluation with trainer.device = {config.trainer.device!r}: the plan is by a GPU's bandwidth and "
+            "operations; give another --config-name"
+        )
+    if arguments.protocols and "all" in arguments.protocols:
+        arguments.protocols = list(PROTOCOLS)
+    given = {
+        field.name: value
+        for field in dataclasses.fields(Asked)
+        if (value := getattr(arguments, field.name)) is not None
+    }
+    plan = plan_evaluation(config, read_shape(config, ACTOR_MODEL), device, default_asked(config, given))
+    return json.dumps(plan.as_dict()) if arguments.json else evaluation_report(plan)
 
 
 def _without_plan(arguments: argparse.Namespace, problems: Sequence[str]) -> str:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +12,17 @@ import pytest
 import torch
 from fake_server import FakeServer, refuse, serving
 from scripted import ScriptedEngine, ask, box, settings
+from scripted_process import ScriptedProcess, notes
 
 from multi_attempt.cli import main
 from multi_attempt.evaluation.balance import Servers, opened_together
-from multi_attempt.evaluation.engines import (
-    Continue,
-    Engine,
-    EngineLost,
-    Generated,
-    InProcess,
-    Partner,
-    Request,
-    Server,
-    Vocabulary,
-)
+from multi_attempt.evaluation.engines import Engine, EngineLost, Partner, Request, Server
 from multi_attempt.evaluation.evaluate import Model, evaluate
 from multi_attempt.evaluation.replicas import VISIBLE, Replicas, device_groups
 from multi_attempt.model_settings import DialogueSettings
 
 MODEL = Model("model", "served")
 QUESTIONS = ask(*(f"{first}+{second}=?" for first in range(4) for second in range(3)))
-END = 258  # the toy tokenizer's <|im_end|>
 
 
 def run(engine: Engine, output: Path, **changes: Any) -> dict[str, Any]:
@@ -76,42 +62,9 @@ def test_episodes_are_shared_out_and_come_to_what_one_engine_gives(tmp_path: Pat
 # ---- Processes ----
 
 
-@dataclass(frozen=True)
-class ScriptedProcess(InProcess):
-    """Answers by the seed, and notes in a folder which process was asked what, with which GPUs."""
-
-    folder: str = ""
-    vocabulary: str = ""
-    dies: str = ""
-    starts: bool = True
-
-    def prepare(self, model: str, dialogue: DialogueSettings) -> Partner:
-        return Partner(model, dialogue, Vocabulary(self.vocabulary, dialogue), context=1024)
-
-    @contextmanager
-    def started(self, model: str, context: int, end_ids: Collection[int]) -> Iterator[Continue]:
-        gpus = os.environ.get(VISIBLE, "")
-        if not self.starts:
-            raise EngineLost(f"no memory for {context} tokens")
-
-        async def continue_(ids: list[int], limit: int, temperature: float, seed: int) -> Generated:
-            with (Path(self.folder) / str(os.getpid())).open("a") as notes:
-                notes.write(json.dumps([gpus, bytes(id for id in ids if id < 256).decode()]) + "\n")
-            if self.dies and gpus == self.dies:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return Generated([*box(seed % 6).encode(), END], truncated=False)
-
-        yield continue_
-
-
 def replicas(tokenizer: str, folder: Path, *devices: str | None, **changes: Any) -> Replicas:
     folder.mkdir(exist_ok=True)
     return Replicas(ScriptedProcess(folder=str(folder), vocabulary=tokenizer, **changes), devices)
-
-
-def notes(folder: Path) -> dict[str, list[tuple[str, str]]]:
-    """By process, what it was asked."""
-    return {file.name: [tuple(json.loads(line)) for line in file.open()] for file in folder.iterdir()}
 
 
 def test_replicas_are_processes_with_gpus_of_their_own(tokenizer: str, tmp_path: Path) -> None:

@@ -9,15 +9,16 @@ from omegaconf import DictConfig
 
 from verl_ext.memory.gpus import GPU
 from verl_ext.memory.plan import Plan
+from verl_ext.memory.roofline import FORWARD
 
 SECONDS_PER_HOUR = 3600
 
 # The paper's run (arXiv 2503.04808): 160 passes over 8K questions, for Qwen2.5-Math-1.5B on 8 A100.
 PAPER_STEPS, PAPER_EPISODES, PAPER_HOURS, PAPER_GPUS = 1280, 1024, 96.0, "8 A100"
 
-# Operations a parameter and token: a forward pass multiplies and adds, a backward pass does so twice. What gradient
-# checkpointing computes again does not count, as is usual for the share of a GPU's operations (MFU).
-_FORWARD, _TRAINING = 2, 6
+# A backward pass has twice the operations of a forward pass. What gradient checkpointing computes again does not count,
+# as is usual for the share of a GPU's operations (MFU).
+_TRAINING = 3 * FORWARD
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ def run_cost(plan: Plan, config: DictConfig, assumed: Assumptions) -> Cost:
     rate = models.world * gpu.flops * assumed.mfu
     seconds = {"generation": _generation(plan, episodes, assumed.prompt_tokens, response, assumed)}
     passes: list[tuple[str, Any, int]] = [
-        ("old log-probs", models.actor, _FORWARD),
-        ("reference log-probs", models.reference, _FORWARD),
-        ("values", models.critic, _FORWARD),
+        ("old log-probs", models.actor, FORWARD),
+        ("reference log-probs", models.reference, FORWARD),
+        ("values", models.critic, FORWARD),
         ("critic update", models.critic, _TRAINING * config.critic.ppo_epochs),
         ("actor update", models.actor, _TRAINING * config.actor_rollout_ref.actor.ppo_epochs),
     ]
@@ -119,7 +120,7 @@ def _generation(plan: Plan, episodes: int, prompt: float, response: float, assum
     longest = max(1, rollout.context - prompt)
     passes = longest + max(0.0, each - at_once) * response / at_once
     read = passes * rollout.weights + each * response * (prompt + response / 2) * rollout.cache_per_token
-    prefill = _FORWARD * rollout.shape.policy_parameters * episodes * prompt
+    prefill = FORWARD * rollout.shape.policy_parameters * episodes * prompt
     return read / (gpu.bandwidth * assumed.decode_efficiency) + prefill / (plan.models.world * gpu.flops * assumed.mfu)
 
 

@@ -80,14 +80,14 @@ def _models(plan: Plan) -> Iterator[str]:
         if model is not None:
             sizes = (model.weights, model.gradients, model.optimizer, model.resting())
             rows.append([model.role.name, f"{model.role.parameters:,}", *map(_gib, sizes)])
-    yield from _table(rows)
+    yield from aligned(rows)
 
 
 def _processes(plan: MachinePlan) -> Iterator[str]:
     rows = [["process, GiB without models", "number", "each", "together"]]
     for process in plan.processes:
         rows.append([process.name, str(process.count), _gib(process.size), _gib(process.total)])
-    yield from _table(rows)
+    yield from aligned(rows)
 
 
 def _phases(plan: Plan) -> Iterator[str]:
@@ -97,7 +97,7 @@ def _phases(plan: Plan) -> Iterator[str]:
     for phase in plan.phases:
         note = "" if phase.total <= plan.device.memory else "does not fit"
         rows.append([phase.name, *(_gib(phase.parts.get(part, 0.0)) for part in parts), _gib(phase.total), note])
-    yield from _table(rows)
+    yield from aligned(rows)
 
 
 def _verdict(plan: Plan, config: DictConfig, plan_of: Callable[[DictConfig], Plan]) -> Iterator[str]:
@@ -150,7 +150,7 @@ def _limits(plan: Plan) -> Iterator[str]:
         rows.append([name, f"{utilization:g}", f"{greatest_utilization(plan):.2f}"])
     for phase, bound in plan.models.tokens.items():
         rows.append([f"{bound.field} ({phase})", str(bound.tokens), str(greatest_tokens(plan, phase))])
-    yield from _table(rows)
+    yield from aligned(rows)
 
 
 def _padding(plan: MachinePlan) -> Iterator[str]:
@@ -186,7 +186,7 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.1f}"
 
 
-def _table(rows: list[list[str]]) -> Iterator[str]:
+def aligned(rows: list[list[str]]) -> Iterator[str]:
     """Aligned columns: names to the left, figures to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
