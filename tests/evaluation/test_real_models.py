@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from multi_attempt.cli import main
 from multi_attempt.dialogue import play
@@ -91,6 +92,8 @@ def test_the_readme_s_evaluations_are_accepted(
     arguments = shlex.split(re.sub(r"(data/\w+)", r"\1.jsonl", line))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "InProcess", CheckedEngine)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(command, "Replicas", lambda engine, devices: engine)
     CheckedEngine.contexts.clear()
     assert main(arguments) == command.FAILED
     assert capsys.readouterr().err.strip().endswith("multi-attempt eval: all was well")
