@@ -11,12 +11,13 @@ import math
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
 
 from multi_attempt.evaluation.balance import opened_together
@@ -34,6 +35,7 @@ _SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"
 
 _STARTED = -1  # the number of the first message of a replica; attempts count from 0
 _SECONDS_TO_END = 60.0
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 # What a replica knows of this process would be of no use to it: CUDA, which may have been touched here, above all.
 _PROCESSES = get_context("spawn")
@@ -55,21 +57,39 @@ class Replicas:
         """As :meth:`InProcess.prepare`."""
         return self.engine.prepare(model, dialogue)
 
-    def open(self, partner: Partner) -> AbstractAsyncContextManager[MakeStream]:
+    @asynccontextmanager
+    async def open(self, partner: Partner) -> AsyncIterator[MakeStream]:
         """Start all, and end them.
 
         Raises:
             EngineLost: one does not start.
         """
-        total = len(self.devices)
-        return opened_together(
-            {
-                f"replica {number} of {total}" + (f" (GPU {devices})" if devices else ""): _opened(
-                    self.engine, devices, partner
-                )
-                for number, devices in enumerate(self.devices, start=1)
-            }
-        )
+        replicas: list[_Replica] = []
+        engines = {self._name(number): self._opened(number, partner, replicas) for number in range(len(self.devices))}
+        async with opened_together(engines) as make_stream:
+            try:
+                yield make_stream
+            finally:
+                for replica in replicas:  # which all take their seconds to end at the same time
+                    replica.end()
+
+    def _name(self, number: int) -> str:
+        devices = self.devices[number]
+        return f"replica {number + 1} of {len(self.devices)}" + (f" (GPU {devices})" if devices else "")
+
+    @asynccontextmanager
+    async def _opened(self, number: int, partner: Partner, replicas: list[_Replica]) -> AsyncIterator[MakeStream]:
+        vocabulary, context = partner.vocabulary, partner.context
+        assert vocabulary is not None
+        assert context is not None
+        arguments = (partner.model, context, frozenset(vocabulary.chat.end_ids))
+        replica = _Replica(self.engine, self.devices[number], arguments)
+        replicas.append(replica)
+        try:
+            await replica.started
+            yield lambda request: TokenStream(vocabulary, replica.continue_, request, context)
+        finally:
+            await replica.ended()
 
 
 def device_groups(replicas: str, options: Mapping[str, Any]) -> tuple[str | None, ...]:
@@ -125,15 +145,26 @@ def _visible_gpus() -> list[str]:
 
 
 class _Replica:
-    """A process with an engine, as seen from here."""
+    """A process with an engine, as seen from here.
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
+    Attributes:
+        started: done when the engine has started, or did not.
+    """
+
+    def __init__(self, engine: InProcess, devices: str | None, arguments: tuple[Any, ...]) -> None:
+        self._pipe, theirs = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_work, args=(theirs, engine, devices, arguments))
+        self._process.start()
+        theirs.close()
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._loop = asyncio.get_running_loop()
+        self.started = self._answer_to(_STARTED)
+        # A thread of its own: asyncio's are too few for many replicas, and shared with others.
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
 
-    def answer_to(self, number: int) -> asyncio.Future[Any]:
+    def _answer_to(self, number: int) -> asyncio.Future[Any]:
         """What the process will say under a number."""
         self._waiting[number] = self._loop.create_future()
         return self._waiting[number]
@@ -141,27 +172,45 @@ class _Replica:
     async def continue_(self, ids: list[int], limit: int, temperature: float, seed: int) -> Generated:
         """See :data:`Continue`."""
         number = next(self._numbers)
-        answer = self.answer_to(number)
-        self.send((number, (ids, limit, temperature, seed)))
+        answer = self._answer_to(number)
+        self._send((number, (ids, limit, temperature, seed)))
         result: Generated = await answer
         return result
 
-    def send(self, message: Any) -> None:
-        """Send what the process shall do; None is to end."""
+    def end(self) -> None:
+        """Have the process end."""
+        with suppress(EngineLost):
+            self._send(None)
+
+    async def ended(self) -> None:
+        """End the process, and wait for it."""
+        self.end()
+        await asyncio.to_thread(self._process.join, _SECONDS_TO_END)
+        _kill(self._process)
+        await asyncio.to_thread(self._reader.join)
+        self._pipe.close()
+
+    def _send(self, message: Any) -> None:
         try:
             self._pipe.send(message)
         except OSError as error:
             raise EngineLost(f"the process of its engine has ended ({error})") from error
 
-    def read(self) -> None:
+    def _read(self) -> None:
         """Take what the process says until it ends, in a thread: it must never wait for what is done here."""
-        while True:
-            try:
-                message = self._pipe.recv()
-            except (EOFError, OSError):
-                self._loop.call_soon_threadsafe(self._lose)
-                return
-            self._loop.call_soon_threadsafe(self._take, *message)
+        with suppress(EOFError, OSError):
+            while self._has_said():
+                self._loop.call_soon_threadsafe(self._take, *self._pipe.recv())
+        self._process.join(_SECONDS_BETWEEN_LOOKS)  # after which it has an exit status
+        self._loop.call_soon_threadsafe(self._lose)
+
+    def _has_said(self) -> bool:
+        """Wait until there is something to take, or nothing any more."""
+        # What the process has started may keep its end of the pipe open after it.
+        while not self._pipe.poll(_SECONDS_BETWEEN_LOOKS):
+            if not self._process.is_alive():
+                return False
+        return True
 
     def _take(self, number: int, result: Any) -> None:
         answer = self._waiting.pop(number)
@@ -174,32 +223,8 @@ class _Replica:
 
     def _lose(self) -> None:
         for number in list(self._waiting):
-            self._take(number, EngineLost("the process of its engine has ended; it says above why"))
-
-
-@asynccontextmanager
-async def _opened(engine: InProcess, devices: str | None, partner: Partner) -> AsyncIterator[MakeStream]:
-    vocabulary, context = partner.vocabulary, partner.context
-    assert vocabulary is not None
-    assert context is not None
-    ours, theirs = _PROCESSES.Pipe()
-    arguments = (partner.model, context, frozenset(vocabulary.chat.end_ids))
-    process = _PROCESSES.Process(target=_work, args=(theirs, engine, devices, arguments))
-    process.start()
-    theirs.close()
-    replica = _Replica(ours)
-    started = replica.answer_to(_STARTED)
-    reading = asyncio.create_task(asyncio.to_thread(replica.read))
-    try:
-        await started
-        yield lambda request: TokenStream(vocabulary, replica.continue_, request, context)
-    finally:
-        with suppress(EngineLost):
-            replica.send(None)
-        await asyncio.to_thread(process.join, _SECONDS_TO_END)
-        _kill(process)
-        await reading
-        ours.close()
+            status = self._process.exitcode
+            self._take(number, EngineLost(f"the process of its engine has ended, with {status}; it says above why"))
 
 
 def _kill(process: BaseProcess) -> None:

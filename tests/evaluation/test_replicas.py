@@ -88,7 +88,7 @@ def test_replicas_are_processes_with_gpus_of_their_own(tokenizer: str, tmp_path:
 
 def test_a_replica_that_dies_ends_the_evaluation_by_name_and_the_rest_is_kept(tokenizer: str, tmp_path: Path) -> None:
     engine = replicas(tokenizer, tmp_path / "notes", "0", "1", dies="1")
-    with pytest.raises(EngineLost, match=r"replica 2 of 2 \(GPU 1\): the process of its engine has ended"):
+    with pytest.raises(EngineLost, match=r"replica 2 of 2 \(GPU 1\): the process of its engine has ended, with -9"):
         run(engine, tmp_path / "run", concurrency=2)
     played = run(replicas(tokenizer, tmp_path / "notes", "0", "1"), tmp_path / "run")
     assert played == run(replicas(tokenizer, tmp_path / "alone", None), tmp_path / "one")
