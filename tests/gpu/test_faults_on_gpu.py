@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from gpu_machine import Machine
 from harness import KILLS, finished_steps, kill_in_a_rollout
 
@@ -20,6 +21,14 @@ _LEFT_MEBIBYTES = 512
 def settings(machine: Machine) -> list[str]:
     """The toy with the runs' own dtypes."""
     return ["model=tiny", "trainer.max_actor_ckpt_to_keep=2", "trainer.max_critic_ckpt_to_keep=2"]
+
+
+@pytest.fixture(autouse=True)
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    """FSDP 1, which the GPU's config trains by, may save tensors that only a process group can load."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,7 @@ def random_model_settings(machine: Machine, model: Path, toy: Path) -> list[str]
                 ),
             ],
             [
-                "data.max_response_length=64",
+                "data.max_response_length=128",
                 *("data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8"),
                 *machine.dtype("bfloat16", _LEAST_CORRELATION),
             ],
