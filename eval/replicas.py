@@ -257,7 +257,7 @@ async def _serve(pipe: Connection, engine: InProcess, arguments: tuple[Any, ...]
 async def _answer_all(pipe: Connection, continue_: Continue) -> None:
     """Answer until the one that asks says the end, or is gone."""
     answers: set[asyncio.Task[None]] = set()
-    with suppress(EOFError):
+    with suppress(EOFError, ConnectionResetError):
         while (message := await asyncio.to_thread(pipe.recv)) is not None:
             number, attempt = message
             answer = asyncio.create_task(_answer(pipe, continue_, number, attempt))
