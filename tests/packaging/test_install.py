@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,7 +21,8 @@ case "$*" in
   *) asked="$*"
      echo "pip ${{asked#-m pip --disable-pip-version-check install --quiet }}" >>"$NOTES"
      case "$*" in
-       *" uv") printf '#!/usr/bin/env bash\\necho "uv $*" >>"$NOTES"; [ -n "$UV_FINDS_TORCH" ]\\n' >"${{0%python}}uv"
+       *"installer.lock")
+               printf '#!/usr/bin/env bash\\necho "uv $*" >>"$NOTES"; [ -n "$UV_FINDS_TORCH" ]\\n' >"${{0%python}}uv"
                chmod +x "${{0%python}}uv" ;;
        *"torch=="*) [ -n "${{FINDS_TORCH:-}}" ] ;;
      esac ;;
@@ -59,9 +61,27 @@ def install(checkout: Path, *names: str, **environment: str) -> tuple[int, str, 
     return finished.returncode, finished.stderr, notes.read_text().splitlines() if notes.exists() else []
 
 
+_THIS_PACKAGE = "pip --no-deps --no-build-isolation --editable ."
+
+
+def by_hash(name: str) -> str:
+    return f"pip --no-deps --require-hashes -r requirements/{name}.lock"
+
+
+def versions_of(lock: Path) -> dict[str, str]:
+    """The lock's packages and versions, each of which must be followed by hashes."""
+    [*packages] = re.findall(
+        r"^([\w.-]+)==(\S+)(?: ;[^\\\n]*)?((?: \\\n +--hash=sha256:[0-9a-f]{64})*)$", lock.read_text(), re.M
+    )
+    lines = [line for line in lock.read_text().splitlines() if line and line[0] not in " #"]
+    assert [name for name, _, _ in packages] == [line.split("==")[0] for line in lines]
+    assert [name for name, _, hashes in packages if not hashes] == []
+    return {name: version for name, version, _ in packages}
+
+
 def torch_of(checkout: Path) -> str:
-    lock = (checkout / "requirements" / "cpu.lock").read_text()
-    [torch] = [line for line in lock.splitlines() if line.startswith("torch==")]
+    lines = (checkout / "requirements" / "torch_cpu.txt").read_text().splitlines()
+    [torch] = [line for line in lines if not line.startswith("#")]
     return torch
 
 
@@ -114,7 +134,7 @@ def test_without_a_wheel_there_uv_takes_it_from_pytorchs_own_index(checkout: Pat
     torch, python = torch_of(checkout), ".venv/bin/python"
     assert asked[:3] == [
         f"pip --no-deps {torch}",
-        "pip uv",
+        "pip --no-deps --require-hashes -r requirements/installer.lock",
         f"uv pip install --quiet --python {python} --no-deps --torch-backend cpu {torch}",
     ]
     assert asked[-1].endswith("--editable .")
@@ -143,26 +163,48 @@ def test_the_gpu_set_up_is_its_lock_by_hash_and_nothing_else(checkout: Path) -> 
     add_python(checkout, "3.12")
     status, _, asked = install(checkout, "gpu")
     assert status == 0
-    assert asked[0] == "pip --no-deps --require-hashes -r requirements/gpu.lock"
-    assert len(asked) == 2
+    assert asked == [by_hash("gpu"), _THIS_PACKAGE]
     assert (checkout / ".venv-gpu").is_dir()
 
 
-@pytest.mark.parametrize("lock", sorted(_ROOT.glob("requirements/*.lock")), ids=lambda path: path.name)
+@pytest.mark.parametrize("name", ["cpu", "sglang"])
+def test_a_cpu_set_up_is_torch_and_its_lock_by_hash(checkout: Path, name: str) -> None:
+    add_python(checkout, "3.11")
+    status, _, asked = install(checkout, name, FINDS_TORCH="yes")
+    assert status == 0
+    assert asked == [f"pip --no-deps {torch_of(checkout)}", by_hash(name), _THIS_PACKAGE]
+
+
+def test_megatron_is_its_lock_by_hash() -> None:
+    made = subprocess.run(
+        ["make", "--dry-run", "--always-make", ".venv/megatron/complete"], cwd=_ROOT, capture_output=True, text=True
+    )
+    [line] = [line for line in made.stdout.replace("\\\n", "").splitlines() if "megatron.lock" in line]
+    assert "--require-hashes" in line.split()
+
+
+_LOCKS = sorted(_ROOT.glob("requirements/*.lock"))
+
+
+@pytest.mark.parametrize("lock", _LOCKS, ids=lambda path: path.name)
 def test_no_lock_names_an_index(lock: Path) -> None:
     text = lock.read_text()
     assert "://" not in text
     assert not any(line.startswith("-") for line in text.splitlines())
 
 
-def test_every_package_of_the_gpu_lock_has_hashes() -> None:
-    text = (_ROOT / "requirements" / "gpu.lock").read_text()
-    packages = [line for line in text.splitlines() if line and line[0] not in " #"]
-    assert [line for line in packages if not line.endswith(" \\")] == []
-    versions = dict(line.removesuffix(" \\").split(" ;")[0].split("==") for line in packages)
-    # What pyproject.toml's extra `vllm` names, or the set-up would have another engine than the extra.
-    extra = (_ROOT / "pyproject.toml").read_text().split("\nvllm = [")[1].split("]")[0]
-    for package in extra.replace('"', "").split(", "):
+@pytest.mark.parametrize("lock", _LOCKS, ids=lambda path: path.name)
+def test_every_package_of_a_lock_has_hashes(lock: Path) -> None:
+    versions = versions_of(lock)
+    assert versions
+    assert "torch" not in versions or lock.name == "gpu.lock", "torch's CPU wheel has no hash that holds everywhere"
+    assert os.path.getsize(lock) < 2**20
+
+
+@pytest.mark.parametrize(("lock", "extra"), [("gpu", "vllm"), ("sglang", "sglang"), ("megatron", "megatron")])
+def test_a_lock_has_what_the_extra_names(lock: str, extra: str) -> None:
+    versions = versions_of(_ROOT / "requirements" / f"{lock}.lock")
+    named = (_ROOT / "pyproject.toml").read_text().split(f"\n{extra} = [")[1].split("]")[0]
+    for package in named.replace('"', "").split(", "):
         name, version = package.split("==")
         assert versions[name] == version
-    assert os.path.getsize(_ROOT / "requirements" / "gpu.lock") < 2**20
