@@ -44,6 +44,9 @@ _GPU_SETTINGS = (
 )
 _CPU_SETTINGS = ("trainer.critic_warmup=0",)
 
+# How many times as long a rehearsal may take.
+_REHEARSAL_PATIENCE = 3
+
 # Where a dtype is set: of the passes of those that FSDP trains or holds.
 _ENGINES = ("actor_rollout_ref.actor.fsdp_config", "actor_rollout_ref.ref.fsdp_config", "critic.fsdp")
 _PRECISION = {"bfloat16": "bf16", "float32": "fp32"}
@@ -91,6 +94,10 @@ class Machine:
     def of(self, on_gpu: Value, rehearsed: Value) -> Value:
         """What is taken on the GPU, or in its place in a rehearsal."""
         return rehearsed if self.rehearsal else on_gpu
+
+    def deadline(self, seconds: float) -> float:
+        """What something may take that may take so many seconds on the GPU."""
+        return self.of(1, _REHEARSAL_PATIENCE) * seconds
 
     def dtype(self, dtype: str, least_correlation: float) -> list[str]:
         """Overrides for training and generation in ``bfloat16`` or ``float32``, and what the guard then asks for."""

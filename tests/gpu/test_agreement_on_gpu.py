@@ -41,7 +41,7 @@ def test_the_engine_agrees_with_transformers(
         env=machine.environment | {SECOND_RUNNER: runner},
         capture_output=True,
         text=True,
-        timeout=_DEADLINE_SECONDS,
+        timeout=machine.deadline(_DEADLINE_SECONDS),
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
     found = json.loads(done.stdout.splitlines()[-1])

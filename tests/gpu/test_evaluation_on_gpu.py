@@ -41,7 +41,7 @@ def test_evaluation_runs_in_process(toy: Path, machine: Machine, tmp_path: Path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=_DEADLINE_SECONDS,
+        timeout=machine.deadline(_DEADLINE_SECONDS),
     )
     assert done.returncode == 0, done.stdout[-4000:]
     report("evaluation with the engine's start", time.monotonic() - begin, "s")

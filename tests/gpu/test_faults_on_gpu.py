@@ -69,7 +69,7 @@ def test_a_killed_run_goes_on_at_the_next_step(
     steps = [f"trainer.total_training_steps={last + 1}"]
     with machine.long_run(checkpoints, tmp_path, [*settings(machine), *steps], toy=toy) as run:
         run.start()
-        run.finish(_DEADLINE_SECONDS)
+        run.finish(machine.deadline(_DEADLINE_SECONDS))
         assert list(run.steps()) == [last + 1]
     assert finished_steps(checkpoints)[-1] == last + 1
     report("the step that it went on with", last + 1, f"(after {last} that were saved)")

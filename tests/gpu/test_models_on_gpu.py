@@ -84,7 +84,7 @@ def test_smollm2_trains(machine: Machine, tmp_path: Path, report: Report) -> Non
     build_word_problems(words, WORD_PROBLEMS)
     with machine.run(tmp_path / "checkpoints", tmp_path, smollm2_settings(machine, model, words)) as run:
         run.start()
-        run.finish(_DEADLINE_SECONDS)
+        run.finish(machine.deadline(_DEADLINE_SECONDS))
         steps = run.steps()
     agreement(steps, report)
     assert steps[2]["training/rollout_actor_probs_pearson_corr"] >= _LEAST_CORRELATION
@@ -163,7 +163,7 @@ def trained(machine: Machine, toy: Path, tmp_path_factory: pytest.TempPathFactor
     toy_of = machine.of(None, toy)
     with machine.run(folder / "checkpoints", folder, settings, toy=toy_of, environment=watch) as run:
         run.start()
-        run.finish(_DEADLINE_SECONDS)
+        run.finish(machine.deadline(_DEADLINE_SECONDS))
         steps = run.steps()
     return Trained(steps, memory_watch.peaks(watched), planned(machine, settings))
 
@@ -194,7 +194,10 @@ def test_its_step_is_taken_apart(trained: Trained, report: Report) -> None:
 def test_its_memory_is_what_the_check_says(phase: str, trained: Trained, machine: Machine, report: Report) -> None:
     """Of the run above: in training phases the tensors of the training worker, else all that the GPU holds."""
     end = _PHASES[phase]
-    [held] = [held for method, held in trained.held.items() if (method.endswith(end) if end else not method)]
+    seen = [held for method, held in trained.held.items() if (method.endswith(end) if end else not method)]
+    if machine.rehearsal and not seen:
+        pytest.skip("a pass of a model so small may be over between two looks")
+    [held] = seen
     plan = trained.plan["phases"][phase]
     if phase in _SHARED:
         measured, expected = held["device"], plan["total"]

@@ -36,7 +36,7 @@ def test_tokens_a_second_against_the_engine_and_lock_step(machine: Machine, tmp_
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=_DEADLINE_SECONDS,
+        timeout=machine.deadline(_DEADLINE_SECONDS),
     )
     assert done.returncode == 0, done.stdout[-4000:]
     measured = {row["rollout"]: row for row in json.loads(figures.read_text())["measurements"]}

@@ -57,7 +57,7 @@ def trained(
     folder = tmp_path_factory.mktemp("trained")
     with machine.run(folder / "checkpoints", folder, settings(machine, request.param), toy=toy) as run:
         run.start()
-        run.finish(_DEADLINE_SECONDS)
+        run.finish(machine.deadline(_DEADLINE_SECONDS))
         return Trained(request.param, folder / "checkpoints", run.steps())
 
 
