@@ -105,6 +105,7 @@ def check(config: DictConfig) -> None:
     if errors:
         raise StartupError(errors)
     _log_engine(config)
+    _warn_of_untested_engine(config)
     _warn_of_no_checkpoints(config)
     _warn_of_slow_bfloat16(config)
 
@@ -179,6 +180,14 @@ def _log_engine(config: DictConfig) -> None:
 
     if told := describe(config):
         _logger.info("%s", told)
+
+
+def _warn_of_untested_engine(config: DictConfig) -> None:
+    from verl_ext.engine_versions import TESTED, warn_of_untested_version
+
+    name = config.actor_rollout_ref.rollout.name
+    if name in TESTED and not _joins_a_cluster(config):
+        warn_of_untested_version(name)
 
 
 def _warn_of_no_checkpoints(config: DictConfig) -> None:
