@@ -29,7 +29,7 @@ bench: .venv/complete  ## the figures of docs/performance.md, in twenty minutes,
 	PYTHONPATH=$(CURDIR)/launch:$(CURDIR)/benchmarks $(python) benchmarks/steps.py
 
 test: lint .venv/vocabularies/complete  ## all that a change must pass: lint, types and tests
-	$(python) -m pytest $(PYTEST)
+	tests/side_by_side.sh $(python) $(PYTEST)
 
 test-megatron: .venv/megatron/complete  ## Megatron on CPU: weights, and training equal to FSDP's; five minutes
 	TEST_MEGATRON=1 $(python) -m pytest tests/megatron $(PYTEST)
@@ -54,7 +54,7 @@ lint: .venv/complete  ## style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/shellcheck launch/*.sh launch/*.sbatch requirements/*.sh .ci/run
+	.venv/bin/shellcheck launch/*.sh launch/*.sbatch requirements/*.sh tests/*.sh .ci/run
 
 # Not in an environment of the checkout's own: on the machine's Python, or one that PYTHON names, which has the packages.
 test-gpu:  ## on a GPU, without a network: what docs/gpu.md says has run, with figures; 25 minutes at most

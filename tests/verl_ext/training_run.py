@@ -28,6 +28,13 @@ FINISH_SECONDS = 900.0
 """What a whole run may take."""
 
 _POLL_SECONDS = 0.05
+
+# What tests/side_by_side.sh says of threads; the config's own would win over it.
+_THREADS = [
+    f"++ray_kwargs.ray_init.runtime_env.env_vars.{name}='{os.environ[name]}'"
+    for name in ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND")
+    if name in os.environ
+]
 _MARK = "TRAINING_RUN"
 
 
@@ -75,6 +82,7 @@ class TrainingRun:
             "trainer.logger=[console,file]",
             f"trainer.default_local_dir={checkpoints}",
             f"hydra.run.dir={logs / 'hydra'}",
+            *_THREADS,
             *self.settings,
             *overrides,
         ]
