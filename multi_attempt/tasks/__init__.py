@@ -1,0 +1,10 @@
+"""Tasks: what is asked, what is right, and what the model is told (``task``); each a file of its own.
+
+Everything else knows :class:`Task` and :class:`Verdict` only.
+"""
+
+from multi_attempt.prompts import Message, PromptSet
+from multi_attempt.tasks.task import NoSettings, Task, Words, system, user
+from multi_attempt.tasks.verdict import Attempt, Verdict
+
+__all__ = ["Attempt", "Message", "NoSettings", "PromptSet", "Task", "Verdict", "Words", "system", "user"]
