@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multi_attempt.answers import EXTRACTORS, _boxed_in_one_pass, answer_tag, boxed, extractor, stated
+from multi_attempt.answers import EXTRACTORS, answer_tag, boxed, extractor, stated
+from multi_attempt.answers.places import _boxed_in_one_pass
 
 # A generous bound for work of seconds, on a machine that has other work: what is quadratic takes hours.
 SECONDS_FOR_LINEAR_WORK = 120

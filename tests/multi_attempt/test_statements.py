@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from multi_attempt.answers import EXTRACTORS, extractor
 from multi_attempt.grading import Grader
-from multi_attempt.statements import final_statement, hash_line, last_number
+from multi_attempt.answers.statements import final_statement, hash_line, last_number
 
 # A generous bound for work of seconds, on a machine that has other work: what is quadratic takes hours.
 SECONDS_FOR_LINEAR_WORK = 120
@@ -339,7 +339,7 @@ def test_stated_number_is_found_after_any_text(before: str, value: str, mark: st
 def test_statements_and_numbers_are_looked_for_in_linear_time() -> None:
     # In a process of its own, so that a regression fails instead of holding up the whole run.
     program = r"""
-from multi_attempt.statements import final_statement, hash_line, last_number
+from multi_attempt.answers.statements import final_statement, hash_line, last_number
 pieces = [
     *("answer", "answer ", "answer:", "The answer is ", "answer*", "Answer\n", "answer to the ", "answer is 1 "),
     *("if answer is ", "####", "#", "#### ", "#### 1. ", "#### answer is ", "####\n", "* ", "*", "_", " ", "\n", "\t"),

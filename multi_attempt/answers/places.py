@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-from multi_attempt.statements import final_statement, hash_line, last_number
-from multi_attempt.words import are_bounds, is_denied
+from multi_attempt.answers.statements import final_statement, hash_line, last_number
+from multi_attempt.answers.words import are_bounds, is_denied
 
 _BOX = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{")
 _BARE_BOX = re.compile(r"\\{1,2}(?:boxed|fbox)(?![a-zA-Z])(?!\s*\{)[ \t]*")

@@ -1,0 +1,5 @@
+"""Finding the answer in the text of one attempt, wherever it may stand (``places``); for the math task."""
+
+from multi_attempt.answers.places import EXTRACTORS, Extractor, answer_tag, boxed, extractor, stated
+
+__all__ = ["EXTRACTORS", "Extractor", "answer_tag", "boxed", "extractor", "stated"]
