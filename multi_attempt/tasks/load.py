@@ -1,0 +1,181 @@
+"""Tasks by name, and which of them each row of a dataset is of."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Generic
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from multi_attempt.tasks.rows import RowT
+from multi_attempt.tasks.task import Task, Words
+
+BUILT_IN = {
+    "math": "multi_attempt.tasks.math:Math",
+    "match": "multi_attempt.tasks.match:Match",
+    "code": "multi_attempt.tasks.code:Code",
+    "judge": "multi_attempt.tasks.judge:Judge",
+}
+"""The built-in tasks, and where each stands."""
+
+DEFAULT = "math"
+"""The task where none is named."""
+
+
+def task_class(name: str) -> type[Task[Any]]:
+    """The class of a task: a built-in one by its name, or a user's as ``module:Class``.
+
+    Raises:
+        ValueError: there is none; the message names ``multi_attempt.task`` and the remedy.
+    """
+    module_name, separator, class_name = BUILT_IN.get(name, name).partition(":")
+    if not separator or not module_name or not class_name:
+        raise ValueError(
+            f"multi_attempt.task = {name!r} is neither a built-in task ({', '.join(BUILT_IN)}) nor a class of your own "
+            "(module:Class)"
+        )
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"multi_attempt.task = {name!r}: the module {module_name} cannot be imported ({error}); it must stand in "
+            f"the working directory, on PYTHONPATH, or be installed; Python looks in {', '.join(filter(None, sys.path))}"
+        ) from error
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type) or not issubclass(found, Task):
+        raise ValueError(f"multi_attempt.task = {name!r}: {module_name}.{class_name} is no subclass of Task")
+    missing = [*(["Row"] if not hasattr(found, "Row") else []), *sorted(found.__abstractmethods__)]
+    if missing:
+        raise ValueError(f"multi_attempt.task = {name!r} lacks {', '.join(missing)}; docs/tasks.md says what a task has")
+    return found
+
+
+def load_task(name: str, settings: Mapping[str, Any] | None = None, words: Words | None = None) -> Task[Any]:
+    """A task by name.
+
+    Args:
+        name: a built-in task's, or ``module:Class``.
+        settings: fields of its class ``Settings``; the others have their defaults.
+        words: the wording that the config chooses.
+
+    Raises:
+        ValueError: there is no such task, or a setting is unknown, of another type or out of range.
+    """
+    kind = task_class(name)
+    task = kind(read_settings(name, kind, settings or {}), words)
+    task.name = name
+    return task
+
+
+def read_settings(name: str, kind: type[Task[Any]], settings: Mapping[str, Any]) -> Any:
+    """A task's settings of the class ``Settings``.
+
+    Raises:
+        ValueError: a setting is unknown, of another type or out of range; the message names it.
+    """
+    place = f"multi_attempt.tasks.{name}"
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{place} = {settings!r} must be a mapping")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind.Settings), dict(settings)))
+    except OmegaConfBaseException as error:
+        field = f"{place}.{error.full_key}" if error.full_key else place
+        raise ValueError(f"{field}: {str(error).splitlines()[0]}") from error
+
+
+@dataclass(frozen=True)
+class Asked(Generic[RowT]):
+    """A row with its task, which alone knows what the row says."""
+
+    task: Task[RowT]
+    row: RowT
+
+
+class Tasks:
+    """The tasks of a run: the config's, and those that rows name.
+
+    Args:
+        default: the name of the task of a row that names none.
+        settings: of tasks, by name.
+        words: the wording that the config chooses.
+
+    Raises:
+        ValueError: there is no such task, or its settings are wrong.
+    """
+
+    def __init__(
+        self, default: str = DEFAULT, settings: Mapping[str, Mapping[str, Any]] | None = None, words: Words | None = None
+    ) -> None:
+        self._default, self._settings, self._words = default, dict(settings or {}), words or Words()
+        self._made: dict[str, Task[Any]] = {}
+        self.default: Task[Any] = self[default]
+
+    def __getitem__(self, name: str) -> Task[Any]:
+        """A task by name, made when it is first asked for."""
+        if name not in self._made:
+            self._made[name] = load_task(name, self._settings.get(name), self._words)
+        return self._made[name]
+
+    def __iter__(self) -> Iterable[Task[Any]]:  # type: ignore[override]
+        return iter(list(self._made.values()))
+
+    def read(self, row: Mapping[str, Any], place: str = "row") -> Asked[Any]:
+        """A dataset's row with its task: the one that ``extra_info.task`` names, else the config's.
+
+        Raises:
+            ValueError: there is no such task, or the row has not what it needs; the message names the place.
+        """
+        extra_info = row.get("extra_info")
+        name = extra_info.get("task") if isinstance(extra_info, Mapping) else None
+        if not name:
+            return Asked(self.default, self.default.read(row, place))
+        try:
+            task = self[name]
+        except ValueError as error:
+            raise ValueError(f"{place}: extra_info.task = {name!r}: {error}") from error
+        return Asked(task, task.read(row, place))
+
+    def warm_up(self) -> None:
+        """Start what takes long to start."""
+        for task in self._made.values():
+            task.warm_up()
+
+    async def close(self) -> None:
+        """End processes and connections; they start again where they are needed."""
+        await asyncio.gather(*(task.close() for task in self._made.values()))
+
+
+# ---- Before a run ----
+
+# Verdicts on gold responses at the same time.
+_AT_ONCE = 64
+
+
+async def row_problems(asked: Iterable[Asked[Any]]) -> list[str]:
+    """For each row why it cannot be used, empty if it can: its task's word, or the verdict on its gold response."""
+    free = asyncio.Semaphore(_AT_ONCE)
+
+    async def problem(each: Asked[Any]) -> str:
+        async with free:
+            return each.task.problem(each.row) or await _gold_problem(each)
+
+    return list(await asyncio.gather(*(problem(each) for each in asked)))
+
+
+async def _gold_problem(asked: Asked[Any]) -> str:
+    response = asked.task.gold_response(asked.row)
+    if response is None:
+        return ""
+    verdict = await asked.task.verdict(asked.row, response)
+    if verdict.correct:
+        return ""
+    why = ", ".join(filter(None, (f"method {verdict.method}" if verdict.method else "", verdict.reason, verdict.note)))
+    return (
+        f"its gold response {response!r:.200} is wrong by the verdict of the task {asked.task.name!r} itself"
+        f"{f' ({why})' if why else ''}; correct or remove the row"
+    )

@@ -1,0 +1,137 @@
+"""Mathematics, the default: the answer is where the prompt set says, and the grader compares it with the gold answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from multi_attempt import grading
+from multi_attempt.answers import boxed
+from multi_attempt.grading import Grader, Policies, normalize, read_tolerance
+from multi_attempt.prompts import Message
+from multi_attempt.tasks.task import Task, Words
+from multi_attempt.tasks.verdict import Verdict
+
+
+# OmegaConf reads the annotations of settings on Python 3.10 too, where it does not know "int | None".
+@dataclass
+class GraderSettings:
+    """See :class:`multi_attempt.grading.Grader`; in a config ``multi_attempt.grader``."""
+
+    deadline: float = 2.0
+    workers: int = 1
+    memory_mb: int = 2048
+    policies: Policies = field(default_factory=Policies)
+
+    def make(self) -> Grader:
+        """A grader with these settings."""
+        return Grader(self.deadline, self.workers, self.memory_mb, self.policies)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row.
+
+    Attributes:
+        question: the question's text.
+        ground_truth: the gold answer, bare.
+        tolerance: how far a number may be from it (``0.1``, or ``1%``); empty for not at all.
+    """
+
+    question: str
+    ground_truth: str
+    tolerance: str | float = ""
+
+
+class Math(Task[Problem]):
+    """Questions with an answer that is equal to the gold answer, however it is written."""
+
+    Row = Problem
+    Settings = GraderSettings
+    settings: GraderSettings
+    name = "math"
+
+    def __init__(self, settings: GraderSettings | None = None, words: Words | None = None) -> None:
+        super().__init__(settings, words)
+        self._grader: Grader | None = None
+
+    @property
+    def grader(self) -> Grader:
+        """The grader, made when it is first asked for."""
+        if self._grader is None:
+            self._grader = self.settings.make()
+        return self._grader
+
+    def opening(self, row: Problem, attempts: int) -> list[Message]:
+        """See :class:`Task`."""
+        return self.words.prompts.opening(row.question, attempts)
+
+    async def verdict(self, row: Problem, response: str) -> Verdict:
+        """See :class:`Task`."""
+        answer = self.words.prompts.extract(response)
+        return self.judged(response, await self.grader.grade_async(answer, row.ground_truth, _tolerance(row)))
+
+    def judged(self, response: str, grade: grading.Verdict) -> Verdict:
+        """The verdict on a response whose answer has this grade."""
+        prompts = self.words.prompts
+        return Verdict(
+            grade.correct,
+            prompts.extract(response),
+            prompts.is_well_formed(response),
+            method=grade.method,
+            reason=grade.reason,
+        )
+
+    def gold_response(self, row: Problem) -> str:
+        """See :class:`Task`; where the prompt set looks in several places, in the first that gives the answer back."""
+        prompts = self.words.prompts
+        responses = [_WRITTEN[place].format(row.ground_truth) for place in prompts.answer.split()]
+        return next((text for text in responses if prompts.extract(text) == row.ground_truth.strip()), responses[0])
+
+    def gold(self, row: Problem) -> str:
+        """See :class:`Task`."""
+        return row.ground_truth
+
+    def repeats(self, earlier: str, later: str) -> bool:
+        """Whether two answers are spelt alike: the same value in another form is another attempt."""
+        return normalize(earlier) == normalize(later)
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two answers have the same value: in a vote, 1/2 and 0.5 are one."""
+        return self.grader.grade(one, other).correct
+
+    def problem(self, row: Problem) -> str:
+        """See :class:`Task`."""
+        gold = row.ground_truth
+        if boxed(f"\\boxed{{{gold}}}") != gold.strip():
+            return (
+                f"reward_model.ground_truth = {gold!r} is no answer that could stand in a box; correct or remove the "
+                "row"
+            )
+        try:
+            read_tolerance(_tolerance(row))
+        except ValueError as error:
+            return f"reward_model.{error}"
+        return ""
+
+    def warm_up(self) -> None:
+        """Start the grader's workers."""
+        self.grader.warm_up()
+
+    async def close(self) -> None:
+        """End the grader's workers."""
+        if self._grader is not None:
+            self._grader.close()
+
+
+# An answer where each of multi_attempt.answers.EXTRACTORS looks.
+_WRITTEN = {
+    "boxed": r"\boxed{{{}}}",
+    "answer_tag": "<answer>{}</answer>",
+    "final_statement": "The answer is {}.",
+    "hash_line": "#### {}",
+    "last_number": "{}",
+}
+
+
+def _tolerance(row: Problem) -> str:
+    return str(row.tolerance or "")
