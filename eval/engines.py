@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
+from multi_attempt.connection import Connection, EngineLost, ServerError
 from multi_attempt.dialogue import Response, Stream
-from multi_attempt.evaluation.connection import Connection, EngineLost, ServerError
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.prompts import Message
 from multi_attempt.turns import ChatTemplate, TemplateError, generation_end_ids
@@ -341,7 +341,7 @@ def _continued_by_vllm(engine: Any, end_ids: Collection[int]) -> Continue:
 class Server:
     """A server that speaks OpenAI's protocol. Its key is read from ``OPENAI_API_KEY``, where it needs one.
 
-    How it is asked, and what is repeated: :mod:`multi_attempt.evaluation.connection`.
+    How it is asked, and what is repeated: :mod:`multi_attempt.connection`.
 
     Attributes:
         url: the base address, as in ``http://localhost:8000/v1``; it may have user and password.
@@ -450,7 +450,7 @@ def _continued_by_server(client: Any, connection: Connection, model: str, vocabu
             extra_body={**_NEUTRAL_EXTRA, **stops},
         )
         answer = await connection.ask(request)
-        choice = _choice(answer, connection)
+        choice = connection.choice(answer)
         cut = _was_cut(choice, connection)
         generated = _token_ids(choice, vocabulary)
         if generated is None:
@@ -458,18 +458,6 @@ def _continued_by_server(client: Any, connection: Connection, model: str, vocabu
         return Generated(generated, cut)
 
     return continue_
-
-
-def _choice(answer: Any, connection: Connection) -> Any:
-    """What a server chose to say.
-
-    Raises:
-        ServerError: its answer is none, as a page or an error that it calls a success.
-    """
-    choices = getattr(answer, "choices", None)
-    if not isinstance(choices, list) or not choices or not hasattr(choices[0], "finish_reason"):
-        raise ServerError(f"the server's answer is no completion: {connection.excerpt(answer)}")
-    return choices[0]
 
 
 def _was_cut(choice: Any, connection: Connection) -> bool:
@@ -544,7 +532,7 @@ class MessageStream:
             EngineLost: it takes no request of ours.
         """
         answer = await self._ask(limit)
-        choice = _choice(answer, self._connection)
+        choice = self._connection.choice(answer)
         truncated = _was_cut(choice, self._connection)
         text = self._connection.hide_in_answer(_content(choice, truncated, self._connection))
         prompt_tokens, generated = _usage(answer, self._connection)

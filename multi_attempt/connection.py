@@ -71,6 +71,7 @@ class Connection:
         url: the base address, as in ``http://localhost:8000/v1``; it may have user and password.
         timeout: seconds until a request must have been answered whole.
         retries: how often a request is repeated.
+        names: what the user calls these three.
 
     Raises:
         ValueError: one of them makes no sense; the message names it.
@@ -79,20 +80,26 @@ class Connection:
     url: str = field(repr=False)
     timeout: float
     retries: int
+    names: tuple[str, str, str] = ("--server", "--timeout", "--retries")
 
     def __post_init__(self) -> None:
         if not _is_address(self.url):
-            raise ValueError(f"--server = {self.shown!r} must be an address like http://localhost:8000/v1")
+            raise ValueError(f"{self.named} must be an address like http://localhost:8000/v1")
         if not 0 < self.timeout < math.inf:
-            raise ValueError(f"--timeout = {self.timeout} must be a number of seconds above 0")
+            raise ValueError(f"{self.names[1]} = {self.timeout} must be a number of seconds above 0")
         if self.retries < 0:
-            raise ValueError(f"--retries = {self.retries} must be 0 or more")
+            raise ValueError(f"{self.names[2]} = {self.retries} must be 0 or more")
 
     @property
     def shown(self) -> str:
         """The address as others may see it: without user, password, and what follows a question mark."""
         # Of what is no address nobody knows where a password would stand.
         return _without_secrets(self.url) if _is_address(self.url) else re.sub(r"^.*@", f"{_HIDDEN}@", self.url)
+
+    @property
+    def named(self) -> str:
+        """The setting and the address, for an error."""
+        return f"{self.names[0]} = {self.shown!r}"
 
     def client(self) -> Any:
         """A client of the server, to be used as an asynchronous context."""
@@ -122,7 +129,7 @@ class Connection:
             if error.status_code in _REDIRECTS:
                 place = self.hide(error.response.headers.get("location", "nowhere"))
                 raise EngineLost(
-                    f"--server = {self.shown!r} sends on to {place!r}, and questions go only to the address that was "
+                    f"{self.named} sends on to {place!r}, and questions go only to the address that was "
                     "named; name that one, if they should go there"
                 ) from None
             message = error.body.get("message") if isinstance(error.body, Mapping) else None
@@ -131,6 +138,17 @@ class Connection:
             raise ServerError(f"{type(error).__name__}: {self.excerpt(text)}", error.status_code) from None
         except (OpenAIError, ValueError) as error:  # the latter where JSON was announced, and is none
             raise ServerError(f"{type(error).__name__}: {self.excerpt(str(error))}") from None
+
+    def choice(self, answer: Any) -> Any:
+        """What a server chose to say.
+
+        Raises:
+            ServerError: its answer is none, as a page or an error that it calls a success.
+        """
+        choices = getattr(answer, "choices", None)
+        if not isinstance(choices, list) or not choices or not hasattr(choices[0], "finish_reason"):
+            raise ServerError(f"the server's answer is no completion: {self.excerpt(answer)}")
+        return choices[0]
 
     def excerpt(self, content: Any) -> str:
         """The beginning of what a server sent, for an error."""
