@@ -167,7 +167,7 @@ class Bubblewrap:
         self._limits = limits
         self._running: set[subprocess.Popen[bytes]] = set()
         as_root = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
-        as_user = ("--unshare-user", "--disable-userns")
+        as_user = ("--unshare-user", "--disable-userns", "--uid", _NOBODY, "--gid", _NOBODY)
         self._is_root = os.geteuid() == 0
         self._command = [
             found, *(as_root if self._is_root else as_user), "--unshare-pid", "--unshare-net", "--unshare-ipc",
@@ -215,6 +215,7 @@ class Bubblewrap:
         return [_executable(), "-I", "-S", "-c", inside_text("start"), *arguments]
 
 
+_NOBODY = "65534"
 _KILLED = 128 + 9  # what bubblewrap says of a first process that was killed
 _NEARLY = 0.9  # of its seconds, after which a program was killed for them and nothing else
 _GRACE_SECONDS = 5.0
@@ -226,7 +227,8 @@ def _executable() -> str:
 
 def _interpreter() -> Iterator[str]:
     """What binds this interpreter without its environment, and the system's libraries, where they stand."""
-    yield from ("--ro-bind", "/usr/lib", "/usr/lib", "--ro-bind-try", "/usr/lib64", "/usr/lib64")
+    # Folders that bubblewrap makes by itself are for root alone.
+    yield from ("--dir", "/usr", "--ro-bind", "/usr/lib", "/usr/lib", "--ro-bind-try", "/usr/lib64", "/usr/lib64")
     for folder in ("/lib", "/lib64"):
         if os.path.islink(folder):
             yield from ("--symlink", os.readlink(folder), folder)
@@ -235,7 +237,6 @@ def _interpreter() -> Iterator[str]:
     libraries = Path(sys.base_prefix).resolve() / "lib"
     for place in (libraries, Path(_executable())):
         if not place.is_relative_to("/usr/lib"):
-            # Folders that bubblewrap makes by itself are for root alone.
             for folder in reversed(place.parents[:-1]):
                 yield from ("--dir", str(folder))
             yield from ("--ro-bind", str(place), str(place))

@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 MOST_ITEMS = 100_000  # of an iterator, which need not end
+MOST_ERROR = 1000  # characters
 
 
 def encode(value: Any) -> list[Any]:
@@ -37,12 +38,11 @@ def encode(value: Any) -> list[Any]:
             return [kind.__name__, [encode(item) for item in kind.__iter__(value)]]
     if hasattr(value, "__iter__"):
         return ["iterator", [encode(item) for item in itertools.islice(value, MOST_ITEMS)]]
-    raise TypeError(f"{type(value).__name__} is no type of a value that can be compared")
+    raise TypeError(f"it returned a {type(value).__name__}, which cannot be compared")
 
 
 def raised(error: BaseException) -> str:
-    place = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-    return f"{type(error).__name__}: {error}{place}"[:1000]
+    return f"{type(error).__name__}: {error}"[:MOST_ERROR]
 
 
 def answer(test: Any, names: dict[str, Any]) -> dict[str, Any]:

@@ -80,13 +80,24 @@ def judge(test: list[dict[str, Any]], line: str | None, names: dict[str, Any], w
         return f"{test[0]['source']}: what the program gave cannot be read ({type(error).__name__})"
 
 
+def loading(work: dict[str, Any]) -> str:
+    """Why the program did not even come to its end; empty if it did."""
+    if not work["lines"]:
+        return str(work["missing"])
+    try:
+        error = json.loads(work["lines"][0]).get("raised")
+        return f"the program raised {cut(str(error), work['length'])}" if error else ""
+    except Exception as error:
+        return f"what the program gave cannot be read ({type(error).__name__})"
+
+
 def main() -> None:
     work = json.load(sys.stdin)
     names: dict[str, Any] = {}
     exec(compile(work["setup"], "setup", "exec"), names)
-    tests, lines = work["tests"], work["lines"]
-    loaded = judge([{"source": "the first test"}], lines[0] if lines else None, names, work)
-    notes = [loaded or judge(test, line, names, work) for test, line in zip(tests, lines[1:] + [None] * len(tests))]  # noqa: B905
+    tests, lines = work["tests"], [*work["lines"][1:], *[None] * len(work["tests"])]
+    loaded = loading(work)
+    notes = [loaded or judge(test, line, names, work) for test, line in zip(tests, lines)]  # noqa: B905
     print(json.dumps({"passed": [not note for note in notes], "note": next(filter(None, notes), "")}))
 
 
