@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from multi_attempt.answers import extractor
+from multi_attempt.answers import extractor, place
 
 Message = dict[str, str]
 """One chat message, as chat templates take it: ``role`` and ``content``."""
@@ -31,8 +31,10 @@ BUILT_IN = tuple(sorted(Path(file.name).stem for file in _DIRECTORY.iterdir() if
 FEEDBACK_ROLES = ("user", "system")
 """Who may give feedback."""
 
-# What a template may refer to: the question, the attempts left in words ("2 attempts"), and as a number.
+# What a template may refer to: the question, the attempts left in words ("2 attempts"), and as a number; after a wrong
+# attempt also what a task notes on it.
 _PLACEHOLDERS = {"question", "attempts", "n"}
+_NOTE = "note"
 
 _CLOSING_TAG = re.compile(r"</(\w+)>")
 
@@ -44,7 +46,8 @@ class PromptSet:
     r"""The wording of a dialogue.
 
     Templates are :class:`string.Template` texts with ``$question``, ``$attempts`` ("1 attempt", "2 attempts") and
-    ``$n`` (the bare number); a literal dollar sign is ``$$``.
+    ``$n`` (the bare number); in feedback on a wrong attempt also ``$note``, what the task notes on it. A literal dollar
+    sign is ``$$``.
 
     Attributes:
         name: how the set is called in logs and reports.
@@ -80,10 +83,11 @@ class PromptSet:
     def __post_init__(self) -> None:
         for name in _TEMPLATES:
             names = _placeholders(getattr(self, name))
-            if names is None or not names <= _PLACEHOLDERS:
+            known = _PLACEHOLDERS | ({_NOTE} if name.startswith("feedback") else set())
+            if names is None or not names <= known:
                 raise ValueError(
                     f"prompt set {self.name!r}: {name} = {getattr(self, name)!r} is not a valid template; "
-                    f"use only ${', $'.join(sorted(_PLACEHOLDERS))}, and $$ for a dollar sign"
+                    f"use only ${', $'.join(sorted(known))}, and $$ for a dollar sign"
                 )
         if "question" not in (_placeholders(self.user) or ()):
             raise ValueError(f"prompt set {self.name!r}: user = {self.user!r} never shows the question; add $question")
@@ -103,7 +107,13 @@ class PromptSet:
         return [*messages, _message("user", self.user, values)]
 
     def after_wrong(
-        self, question: str, attempts_left: int, repeat_question: bool = False, *, answered: bool = True
+        self,
+        question: str,
+        attempts_left: int,
+        repeat_question: bool = False,
+        *,
+        answered: bool = True,
+        note: str = "",
     ) -> Message:
         """The feedback on a wrong attempt, when ``attempts_left`` (at least 1) remain.
 
@@ -112,11 +122,12 @@ class PromptSet:
             attempts_left: how many more attempts the model has.
             repeat_question: whether the question is shown again.
             answered: whether an answer was found in the attempt.
+            note: what the task notes on the attempt.
         """
         template = self.feedback_with_question if repeat_question else self.feedback
         if not answered:
             template = (self.no_answer_with_question if repeat_question else self.no_answer) or template
-        return _message(self.feedback_role, template, _values(question, attempts_left))
+        return _message(self.feedback_role, template, {**_values(question, attempts_left), _NOTE: note})
 
     def after_unjudged(self, question: str, attempts_left: int) -> Message:
         """What follows an attempt when nobody says whether it was right.
@@ -140,6 +151,10 @@ class PromptSet:
     def extract(self, attempt: str) -> str | None:
         """The answer in the text of one attempt, or None."""
         return extractor(self.answer)(attempt)
+
+    def response(self, answer: str) -> str:
+        """An attempt that has this answer, where it is looked for first."""
+        return place(answer, self.answer)
 
     def is_well_formed(self, attempt: str) -> bool:
         """Whether an attempt holds an answer and has the shape that the prompt asks for."""

@@ -152,6 +152,7 @@ _COUNTED = re.compile(r"(?=\S*\d)(\S+)((?: +[^\W\d]+)+)")  # 12 distinct sequenc
 _OF_A_NUMBER = 3  # words behind it that are about it
 _PROSE = re.compile(r"[a-zA-Z]{3,} [a-zA-Z]{2,}")
 _FORMULAS = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]", re.DOTALL)
+_FENCE = "```"
 _MATH = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
@@ -198,6 +199,26 @@ def answer_tag(text: str) -> str | None:
     return box if box is not None or _BOX.search(content) else content or None
 
 
+def code_block(text: str) -> str | None:
+    """The content of the last fenced block (Markdown's three backticks) that ends; None if there is none."""
+    block: list[str] | None = None
+    last: list[str] = []
+    for line in text.splitlines():
+        mark = line.strip()
+        if block is None:
+            block = [] if mark.startswith(_FENCE) and _FENCE not in mark[len(_FENCE) :] else None
+        elif mark == _FENCE:
+            last, block = block, None
+        else:
+            block.append(line)
+    return "\n".join(last) if "".join(last).strip() else None
+
+
+def whole(text: str) -> str | None:
+    """All of the text; None if it is empty."""
+    return text.strip() or None
+
+
 Extractor = Callable[[str], "str | None"]
 """Finds the answer in the text of an attempt; None if there is none."""
 
@@ -207,8 +228,26 @@ EXTRACTORS: dict[str, Extractor] = {
     "final_statement": final_statement,
     "hash_line": hash_line,
     "last_number": last_number,
+    "code_block": code_block,
+    "whole": whole,
 }
 """Where an answer may stand, by the name that prompt sets use. Each takes any text, in linear time."""
+
+
+_PLACES = {
+    "boxed": r"\boxed{%s}",
+    "answer_tag": "<answer>%s</answer>",
+    "final_statement": "The answer is %s.",
+    "hash_line": "#### %s",
+    "last_number": "%s",
+    "code_block": f"{_FENCE}python\n%s\n{_FENCE}",
+    "whole": "%s",
+}
+
+
+def place(answer: str, names: str) -> str:
+    """A text with an answer in the first of several places, by their names as for :func:`extractor`."""
+    return _PLACES[names.split()[0]] % answer
 
 
 @cache

@@ -6,15 +6,15 @@ sandbox alone; whether they pass is worked out where nothing of them runs, so th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Optional
 
-from multi_attempt.tasks.asserts import Test, take_apart
-from multi_attempt.tasks.sandbox import Limits, Programs, Run, inside_text, make_sandbox
-from multi_attempt.tasks.task import Task, Verdict
+from multi_attempt.tasks.asserts import take_apart
+from multi_attempt.tasks.sandbox import Limits, Programs, make_sandbox
+from multi_attempt.tasks.task import Verdict, Words
+from multi_attempt.tasks.trials import Trials
+from multi_attempt.tasks.worded import WordedTask
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Programming:
         question: what the program is to do.
         solution: a program that does it.
         tests: asserts, as :func:`multi_attempt.tasks.asserts.take_apart` takes them.
-        inputs: what programs read from their standard input, where they have no asserts.
-        outputs: what they should then write.
-        setup: statements that run before the asserts.
-        begin: the program's first lines, which a response goes on from.
+        inputs: what the program reads from its standard input, where it has no asserts.
+        outputs: what it should write for each.
+        setup: statements that run before the asserts: imports, and functions of the tests.
+        begin: the program's first lines, from which a response goes on.
     """
 
     question: str
@@ -42,15 +42,17 @@ class Programming:
 
 @dataclass
 class CodeSettings:
-    """See :class:`multi_attempt.tasks.sandbox.Limits` for what a program may take.
+    """How programs are worded, and run; see :class:`multi_attempt.tasks.sandbox.Limits` for what one may take.
 
     Attributes:
+        prompts: the prompt set; null for that of all tasks.
         url: of a SandboxFusion server; null for bubblewrap on this machine.
         retries: how often a request to it is repeated.
         at_once: programs that run at once, in each process that asks.
-        note_length: the most characters of a value, an input or an output that the feedback shows.
+        note_length: the most characters of a value, an input or an output in the feedback.
     """
 
+    prompts: Optional[str] = "code"  # noqa: UP045
     url: Optional[str] = None  # noqa: UP045
     retries: int = 3
     at_once: int = 4
@@ -60,3 +62,101 @@ class CodeSettings:
     output_kb: int = 256
     files_mb: int = 16
     note_length: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("at_once", "seconds", "memory_mb", "processes", "output_kb", "files_mb", "note_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"multi_attempt.tasks.code.{name} = {getattr(self, name)} must be at least 1")
+        if self.retries < 0:
+            raise ValueError(f"multi_attempt.tasks.code.retries = {self.retries} must be 0 or more")
+
+    def make(self) -> Programs:
+        """The sandbox.
+
+        Raises:
+            ValueError: there is none.
+        """
+        limits = Limits(self.seconds, self.memory_mb, self.processes, self.output_kb, self.files_mb)
+        return Programs(make_sandbox(self.url, limits, self.retries), self.at_once)
+
+
+class Code(WordedTask[Programming]):
+    """Programs with tests. The answer is the program, its score the share of the tests that it passes."""
+
+    Row = Programming
+    Settings = CodeSettings
+    settings: CodeSettings
+
+    def __init__(self, settings: CodeSettings, words: Words) -> None:
+        super().__init__(settings, words)
+        self._programs: Programs | None = None
+
+    def read(self, row: Mapping[str, Any], place: str) -> Programming:
+        """See :class:`Task`; tests that cannot be run are an error as well."""
+        found = super().read(row, place)
+        if bool(found.tests) == bool(found.inputs) or len(found.inputs) != len(found.outputs):
+            raise ValueError(
+                f"{place}: {len(found.tests)} tests, {len(found.inputs)} inputs and {len(found.outputs)} outputs; a "
+                "row has either tests, or inputs and as many outputs"
+            )
+        for test in found.tests:
+            try:
+                take_apart(test, found.setup)
+            except ValueError as error:
+                raise ValueError(f"{place}: tests: {error}") from error
+        return found
+
+    async def verdict(self, row: Programming, response: str) -> Verdict:
+        """See :class:`Task`.
+
+        Raises:
+            SandboxFailed: the sandbox did not work, so that nothing is known of the program.
+        """
+        code = self.prompts.extract(response)
+        if code is None:
+            return Verdict(False, well_formed=False, method="none")
+        if self._programs is None:
+            self._programs = self.settings.make()
+        trials, program = Trials(self._programs, self.settings.note_length), row.begin + code
+        if row.tests:
+            outcome = await trials.asserts(program, row.tests, row.setup)
+        else:
+            outcome = await trials.outputs(program, row.inputs, row.outputs)
+        return Verdict(
+            correct=all(outcome.passed),
+            answer=code,
+            well_formed=self.prompts.is_well_formed(response),
+            score=sum(outcome.passed) / len(outcome.passed),
+            note=outcome.note,
+            method="asserts" if row.tests else "outputs",
+            reason=outcome.reason,
+        )
+
+    def gold_response(self, row: Programming) -> str:
+        """See :class:`Task`."""
+        return self.prompts.response(row.solution)
+
+    def repeats(self, earlier: str, later: str) -> bool:
+        """Whether two programs are the same but for empty lines, and blanks that end a line."""
+        first, second = (
+            [line.rstrip() for line in program.split("\n") if line.strip()] for program in (earlier, later)
+        )
+        return first == second
+
+    def check(self) -> None:
+        """Run a program.
+
+        Raises:
+            ValueError: there is no sandbox, or it does not work; the message says what to install.
+        """
+        programs = self.settings.make()
+        try:
+            programs.check()
+        finally:
+            programs.close()
+
+    def close(self) -> None:
+        """End the programs that run."""
+        if self._programs is not None:
+            self._programs.close()
+            self._programs = None
