@@ -45,14 +45,14 @@ class CodeSettings:
     """How programs are worded, and run; see :class:`multi_attempt.tasks.sandbox.Limits` for what one may take.
 
     Attributes:
-        prompts: the prompt set; null for that of all tasks.
+        prompts: the prompt set, by name or path; null for the task's own, ``tasks/code.yaml``.
         url: of a SandboxFusion server; null for bubblewrap on this machine.
         retries: how often a request to it is repeated.
         at_once: programs that run at once, in each process that asks.
         note_length: the most characters of a value, an input or an output in the feedback.
     """
 
-    prompts: Optional[str] = "code"  # noqa: UP045
+    prompts: Optional[str] = None  # noqa: UP045
     url: Optional[str] = None  # noqa: UP045
     retries: int = 3
     at_once: int = 4
@@ -83,6 +83,7 @@ class CodeSettings:
 class Code(WordedTask[Programming]):
     """Programs with tests. The answer is the program, its score the share of the tests that it passes."""
 
+    words_file = "code.yaml"
     Row = Programming
     Settings = CodeSettings
     settings: CodeSettings

@@ -57,7 +57,7 @@ class JudgeSettings:
     """Who judges, and how.
 
     Attributes:
-        prompts: the prompt set of the dialogue; null for that of all tasks.
+        prompts: the prompt set, by name or path; null for the task's own, ``tasks/judge.yaml``.
         url: base address of the server, as in ``http://localhost:8000/v1``; its key is read from ``OPENAI_API_KEY``.
         model: the judge's name there.
         prompt: what it is told, a :class:`string.Template` with ``$question``, ``$reference``, ``$answer`` and
@@ -75,7 +75,7 @@ class JudgeSettings:
         cache: replies that are kept, in each process that asks.
     """
 
-    prompts: Optional[str] = "judged"  # noqa: UP045
+    prompts: Optional[str] = None  # noqa: UP045
     url: str = ""
     model: str = ""
     prompt: str = _PROMPT
@@ -142,6 +142,7 @@ class Rating:
 class Judge(WordedTask[Rated]):
     """Answers that are right if a judge gives them a score that is good enough."""
 
+    words_file = "judge.yaml"
     Row = Rated
     Settings = JudgeSettings
     settings: JudgeSettings

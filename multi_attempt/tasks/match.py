@@ -34,14 +34,14 @@ class MatchSettings:
     """What counts as equal.
 
     Attributes:
-        prompts: the prompt set; null for that of all tasks.
+        prompts: the prompt set, by name or path; null for the task's own, ``tasks/match.yaml``.
         ignore_case: whether capitals are small letters.
         ignore_spaces: whether all white space is one space, and none at the ends.
         ignore_punctuation: whether punctuation is left out.
         seconds: what a regular expression may take; then the answer is wrong.
     """
 
-    prompts: Optional[str] = "text"  # noqa: UP045
+    prompts: Optional[str] = None  # noqa: UP045
     ignore_case: bool = True
     ignore_spaces: bool = True
     ignore_punctuation: bool = False
@@ -55,6 +55,7 @@ class MatchSettings:
 class Match(WordedTask[Text]):
     """Answers that equal a text, but for what the settings ignore, or match a regular expression."""
 
+    words_file = "match.yaml"
     Row = Text
     Settings = MatchSettings
     settings: MatchSettings

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from importlib.resources import files
+from typing import Any, ClassVar
 
 from multi_attempt.prompts import Message, load_prompt_set
 from multi_attempt.tasks.task import RowT, Task, Words
@@ -13,12 +14,16 @@ class WordedTask(Task[RowT]):
     """A task with a setting ``prompts`` of its own, and rows with a ``question``.
 
     Attributes:
-        prompts: its prompt set, or that of all tasks.
+        words_file: the task's own prompt set, in this folder.
+        prompts: the one that the settings name, or else that, with the feedback by whom all tasks have it.
     """
+
+    words_file: ClassVar[str]
 
     def __init__(self, settings: Any, words: Words) -> None:
         super().__init__(settings, words)
-        self.prompts = load_prompt_set(settings.prompts) if settings.prompts else words.prompts
+        own = str(files(__package__).joinpath(self.words_file))
+        self.prompts = load_prompt_set(settings.prompts or own)
 
     def opening(self, row: Any, attempts: int) -> list[Message]:
         """See :class:`Task`."""

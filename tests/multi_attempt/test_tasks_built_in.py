@@ -60,7 +60,7 @@ EQUAL = [
 @pytest.mark.parametrize(("ignored", "gold", "answer", "equal"), EQUAL)
 def test_texts_are_equal_but_for_what_is_ignored(ignored: str, gold: str, answer: str, equal: bool) -> None:
     names = ("case", "spaces", "punctuation")
-    task = match(**{f"ignore_{name}": name in ignored.split() for name in names}, prompts=None)
+    task = match(**{f"ignore_{name}": name in ignored.split() for name in names}, prompts="boxed")
     found = verdict(task, f"\\boxed{{{answer}}}", question="?", ground_truth=gold)
     assert found == Verdict(equal, answer.strip(), method="exact")
 
@@ -91,11 +91,11 @@ def test_a_pattern_that_is_none_is_a_refused_row() -> None:
 
 
 def test_no_answer_is_a_wrong_one_of_no_format() -> None:
-    assert verdict(match(prompts=None), "Paris", question="?", ground_truth="Paris").well_formed is False
+    assert verdict(match(prompts="boxed"), "Paris", question="?", ground_truth="Paris").well_formed is False
 
 
-@pytest.mark.parametrize("prompts", ["paper", "boxed", "plain", "toy", "text", "code", "judged"])
-def test_a_gold_response_passes_under_any_prompt_set(prompts: str) -> None:
+@pytest.mark.parametrize("prompts", ["paper", "boxed", "plain", "toy", None])
+def test_a_gold_response_passes_under_any_prompt_set(prompts: str | None) -> None:
     task = match(prompts=prompts)
     row = task.read({"extra_info": {"question": "?", "ground_truth": "42"}}, "row 1")
     assert asyncio.run(task.verdict(row, task.gold_response(row))).correct
@@ -148,7 +148,7 @@ def test_programs_are_tried_on_inputs() -> None:
 
 @needs_bubblewrap
 def test_a_response_can_go_on_from_the_programs_beginning() -> None:
-    task = code(prompts=None)
+    task = code(prompts="boxed")
     row = {"question": "47?38", "solution": "85", "begin": "def f(): return ", "tests": ["assert f() == 85"]}
     read = task.read({"extra_info": row}, "row 1")
     right = asyncio.run(task.verdict(read, task.gold_response(read)))
