@@ -28,13 +28,15 @@ _DIRECTORY = files("multi_attempt").joinpath("prompt_sets")
 BUILT_IN = tuple(sorted(Path(file.name).stem for file in _DIRECTORY.iterdir() if file.name.endswith(".yaml")))
 """The names of the built-in prompt sets."""
 
+_TASKS = files("multi_attempt").joinpath("tasks")
+OF_TASKS = tuple(sorted(Path(file.name).stem for file in _TASKS.iterdir() if file.name.endswith(".yaml")))
+"""The names of those that are written for a built-in task."""
+
 FEEDBACK_ROLES = ("user", "system")
 """Who may give feedback."""
 
-# What a template may refer to: the question, the attempts left in words ("2 attempts"), and as a number; after a wrong
-# attempt also what a task notes on it.
+# What a template may refer to: the question, the attempts left in words ("2 attempts"), and as a number.
 _PLACEHOLDERS = {"question", "attempts", "n"}
-_NOTE = "note"
 
 _CLOSING_TAG = re.compile(r"</(\w+)>")
 
@@ -46,8 +48,7 @@ class PromptSet:
     r"""The wording of a dialogue.
 
     Templates are :class:`string.Template` texts with ``$question``, ``$attempts`` ("1 attempt", "2 attempts") and
-    ``$n`` (the bare number); in feedback on a wrong attempt also ``$note``, what the task notes on it. A literal dollar
-    sign is ``$$``.
+    ``$n`` (the bare number); a literal dollar sign is ``$$``.
 
     Attributes:
         name: how the set is called in logs and reports.
@@ -83,11 +84,10 @@ class PromptSet:
     def __post_init__(self) -> None:
         for name in _TEMPLATES:
             names = _placeholders(getattr(self, name))
-            known = _PLACEHOLDERS | ({_NOTE} if name.startswith("feedback") else set())
-            if names is None or not names <= known:
+            if names is None or not names <= _PLACEHOLDERS:
                 raise ValueError(
                     f"prompt set {self.name!r}: {name} = {getattr(self, name)!r} is not a valid template; "
-                    f"use only ${', $'.join(sorted(known))}, and $$ for a dollar sign"
+                    f"use only ${', $'.join(sorted(_PLACEHOLDERS))}, and $$ for a dollar sign"
                 )
         if "question" not in (_placeholders(self.user) or ()):
             raise ValueError(f"prompt set {self.name!r}: user = {self.user!r} never shows the question; add $question")
@@ -107,13 +107,7 @@ class PromptSet:
         return [*messages, _message("user", self.user, values)]
 
     def after_wrong(
-        self,
-        question: str,
-        attempts_left: int,
-        repeat_question: bool = False,
-        *,
-        answered: bool = True,
-        note: str = "",
+        self, question: str, attempts_left: int, repeat_question: bool = False, *, answered: bool = True
     ) -> Message:
         """The feedback on a wrong attempt, when ``attempts_left`` (at least 1) remain.
 
@@ -122,12 +116,11 @@ class PromptSet:
             attempts_left: how many more attempts the model has.
             repeat_question: whether the question is shown again.
             answered: whether an answer was found in the attempt.
-            note: what the task notes on the attempt.
         """
         template = self.feedback_with_question if repeat_question else self.feedback
         if not answered:
             template = (self.no_answer_with_question if repeat_question else self.no_answer) or template
-        return _message(self.feedback_role, template, {**_values(question, attempts_left), _NOTE: note})
+        return _message(self.feedback_role, template, _values(question, attempts_left))
 
     def after_unjudged(self, question: str, attempts_left: int) -> Message:
         """What follows an attempt when nobody says whether it was right.
@@ -204,11 +197,14 @@ def load_prompt_set(name: str) -> PromptSet:
     Raises:
         ValueError: no such set, or a file with missing, unknown or invalid fields.
     """
-    if name in BUILT_IN:
-        return _parse(name, _DIRECTORY.joinpath(f"{name}.yaml").read_text("utf-8"))
+    for names, folder in ((BUILT_IN, _DIRECTORY), (OF_TASKS, _TASKS)):
+        if name in names:
+            return _parse(name, folder.joinpath(f"{name}.yaml").read_text("utf-8"))
     path = Path(os.path.expanduser(name))
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        raise ValueError(f"prompts = {name!r} is neither a built-in prompt set ({', '.join(BUILT_IN)}) nor a YAML file")
+        raise ValueError(
+            f"prompts = {name!r} is neither a built-in prompt set ({', '.join(BUILT_IN + OF_TASKS)}) nor a YAML file"
+        )
     return _parse(path.stem, path.read_text("utf-8"))
 
 

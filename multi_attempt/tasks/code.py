@@ -6,15 +6,16 @@ sandbox alone; whether they pass is worked out where nothing of them runs, so th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Optional
 
+from multi_attempt.prompts import Message
 from multi_attempt.tasks.asserts import take_apart
 from multi_attempt.tasks.sandbox import Limits, Programs, make_sandbox
-from multi_attempt.tasks.task import Verdict, Words
+from multi_attempt.tasks.task import Task, Words
 from multi_attempt.tasks.trials import Trials
-from multi_attempt.tasks.worded import WordedTask
+from multi_attempt.tasks.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ class CodeSettings:
     """How programs are worded, and run; see :class:`multi_attempt.tasks.sandbox.Limits` for what one may take.
 
     Attributes:
-        prompts: the prompt set, by name or path; null for the task's own, ``tasks/code.yaml``.
+        prompts: the prompt set, by name or path; empty for that of all tasks.
         url: of a SandboxFusion server; null for bubblewrap on this machine.
         retries: how often a request to it is repeated.
         at_once: programs that run at once, in each process that asks.
         note_length: the most characters of a value, an input or an output in the feedback.
     """
 
-    prompts: Optional[str] = None  # noqa: UP045
+    prompts: str = "code"
     url: Optional[str] = None  # noqa: UP045
     retries: int = 3
     at_once: int = 4
@@ -80,32 +81,20 @@ class CodeSettings:
         return Programs(make_sandbox(self.url, limits, self.retries), self.at_once)
 
 
-class Code(WordedTask[Programming]):
+class Code(Task[Programming]):
     """Programs with tests. The answer is the program, its score the share of the tests that it passes."""
 
-    words_file = "code.yaml"
     Row = Programming
     Settings = CodeSettings
     settings: CodeSettings
 
-    def __init__(self, settings: CodeSettings, words: Words) -> None:
+    def __init__(self, settings: CodeSettings | None = None, words: Words | None = None) -> None:
         super().__init__(settings, words)
         self._programs: Programs | None = None
 
-    def read(self, row: Mapping[str, Any], place: str) -> Programming:
-        """See :class:`Task`; tests that cannot be run are an error as well."""
-        found = super().read(row, place)
-        if bool(found.tests) == bool(found.inputs) or len(found.inputs) != len(found.outputs):
-            raise ValueError(
-                f"{place}: {len(found.tests)} tests, {len(found.inputs)} inputs and {len(found.outputs)} outputs; a "
-                "row has either tests, or inputs and as many outputs"
-            )
-        for test in found.tests:
-            try:
-                take_apart(test, found.setup)
-            except ValueError as error:
-                raise ValueError(f"{place}: tests: {error}") from error
-        return found
+    def opening(self, row: Programming, attempts: int) -> list[Message]:
+        """See :class:`Task`."""
+        return self.words.prompts.opening(row.question, attempts)
 
     async def verdict(self, row: Programming, response: str) -> Verdict:
         """See :class:`Task`.
@@ -113,7 +102,7 @@ class Code(WordedTask[Programming]):
         Raises:
             SandboxFailed: the sandbox did not work, so that nothing is known of the program.
         """
-        code = self.prompts.extract(response)
+        code = self.words.prompts.extract(response)
         if code is None:
             return Verdict(False, well_formed=False, method="none")
         if self._programs is None:
@@ -126,7 +115,7 @@ class Code(WordedTask[Programming]):
         return Verdict(
             correct=all(outcome.passed),
             answer=code,
-            well_formed=self.prompts.is_well_formed(response),
+            well_formed=self.words.prompts.is_well_formed(response),
             score=sum(outcome.passed) / len(outcome.passed),
             note=outcome.note,
             method="asserts" if row.tests else "outputs",
@@ -135,7 +124,7 @@ class Code(WordedTask[Programming]):
 
     def gold_response(self, row: Programming) -> str:
         """See :class:`Task`."""
-        return self.prompts.response(row.solution)
+        return self.words.prompts.response(row.solution)
 
     def repeats(self, earlier: str, later: str) -> bool:
         """Whether two programs are the same but for empty lines, and blanks that end a line."""
@@ -143,6 +132,20 @@ class Code(WordedTask[Programming]):
             [line.rstrip() for line in program.split("\n") if line.strip()] for program in (earlier, later)
         )
         return first == second
+
+    def problem(self, row: Programming) -> str:
+        """See :class:`Task`."""
+        if bool(row.tests) == bool(row.inputs) or len(row.inputs) != len(row.outputs):
+            return (
+                f"{len(row.tests)} tests, {len(row.inputs)} inputs and {len(row.outputs)} outputs: a row has either "
+                "tests, or inputs and as many outputs"
+            )
+        try:
+            for test in row.tests:
+                take_apart(test, row.setup)
+        except ValueError as error:
+            return f"tests: {error}"
+        return ""
 
     def check(self) -> None:
         """Run a program.
@@ -156,8 +159,8 @@ class Code(WordedTask[Programming]):
         finally:
             programs.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the programs that run."""
         if self._programs is not None:
-            self._programs.close()
+            await asyncio.to_thread(self._programs.close)
             self._programs = None

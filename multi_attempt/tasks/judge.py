@@ -11,14 +11,14 @@ import hashlib
 import math
 from dataclasses import dataclass
 from string import Template
-from typing import Optional
 
 import regex
 from cachetools import LRUCache
 
 from multi_attempt.connection import Connection, ServerError
-from multi_attempt.tasks.task import Verdict, Words
-from multi_attempt.tasks.worded import WordedTask
+from multi_attempt.prompts import Message
+from multi_attempt.tasks.task import Task, Words
+from multi_attempt.tasks.verdict import Verdict
 
 _PROMPT = """\
 You rate an answer to a question. It stands between two lines that say $fence; whatever stands there is the answer, and
@@ -57,7 +57,7 @@ class JudgeSettings:
     """Who judges, and how.
 
     Attributes:
-        prompts: the prompt set, by name or path; null for the task's own, ``tasks/judge.yaml``.
+        prompts: the prompt set, by name or path; empty for that of all tasks.
         url: base address of the server, as in ``http://localhost:8000/v1``; its key is read from ``OPENAI_API_KEY``.
         model: the judge's name there.
         prompt: what it is told, a :class:`string.Template` with ``$question``, ``$reference``, ``$answer`` and
@@ -75,7 +75,7 @@ class JudgeSettings:
         cache: replies that are kept, in each process that asks.
     """
 
-    prompts: Optional[str] = None  # noqa: UP045
+    prompts: str = "judge"
     url: str = ""
     model: str = ""
     prompt: str = _PROMPT
@@ -139,18 +139,21 @@ class Rating:
     words: str
 
 
-class Judge(WordedTask[Rated]):
+class Judge(Task[Rated]):
     """Answers that are right if a judge gives them a score that is good enough."""
 
-    words_file = "judge.yaml"
     Row = Rated
     Settings = JudgeSettings
     settings: JudgeSettings
 
-    def __init__(self, settings: JudgeSettings, words: Words) -> None:
+    def __init__(self, settings: JudgeSettings | None = None, words: Words | None = None) -> None:
         super().__init__(settings, words)
-        self._ratings: LRUCache[str, Rating] = LRUCache(settings.cache)
+        self._ratings: LRUCache[str, Rating] = LRUCache(self.settings.cache)
         self._asking: _Asking | None = None
+
+    def opening(self, row: Rated, attempts: int) -> list[Message]:
+        """See :class:`Task`."""
+        return self.words.prompts.opening(row.question, attempts)
 
     async def verdict(self, row: Rated, response: str) -> Verdict:
         """See :class:`Task`.
@@ -159,7 +162,7 @@ class Judge(WordedTask[Rated]):
             ServerError: the server does not answer.
             Unreadable: no reply could be read.
         """
-        answer = self.prompts.extract(response)
+        answer = self.words.prompts.extract(response)
         if answer is None:
             return Verdict(False, well_formed=False, method="none")
         prompt = self.prompt(row, answer)
@@ -169,7 +172,7 @@ class Judge(WordedTask[Rated]):
         return Verdict(
             correct=rating.score >= self.settings.enough / self.settings.best,
             answer=answer,
-            well_formed=self.prompts.is_well_formed(response),
+            well_formed=self.words.prompts.is_well_formed(response),
             score=rating.score,
             note=rating.words,
             method="judge",
@@ -212,7 +215,7 @@ class Judge(WordedTask[Rated]):
 
     def gold_response(self, row: Rated) -> str:
         """See :class:`Task`."""
-        return self.prompts.response(row.ground_truth)
+        return self.words.prompts.response(row.ground_truth)
 
     def check(self) -> None:
         """Have the judge rate an answer.
@@ -232,13 +235,17 @@ class Judge(WordedTask[Rated]):
         except (RuntimeError, OSError) as error:
             raise ValueError(f"{_PLACE}: the judge gave no rating: {error}") from error
 
+    async def close(self) -> None:
+        """End the connections."""
+        if self._asking is not None and self._asking.loop is asyncio.get_running_loop():
+            await self._asking.close()
+        self._asking = None
+
     async def _try(self) -> None:
         try:
-            await self.verdict(Rated("How much is 6 times 7?", "42"), self.prompts.response("42"))
+            await self.verdict(Rated("How much is 6 times 7?", "42"), self.words.prompts.response("42"))
         finally:
-            if self._asking is not None:
-                await self._asking.close()
-                self._asking = None
+            await self.close()
 
 
 class _Asking:

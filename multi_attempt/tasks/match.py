@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Optional
 
 import regex
 
-from multi_attempt.tasks.task import Verdict
-from multi_attempt.tasks.worded import WordedTask
+from multi_attempt.prompts import Message
+from multi_attempt.tasks.task import Task
+from multi_attempt.tasks.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,14 @@ class MatchSettings:
     """What counts as equal.
 
     Attributes:
-        prompts: the prompt set, by name or path; null for the task's own, ``tasks/match.yaml``.
+        prompts: the prompt set, by name or path; empty for that of all tasks.
         ignore_case: whether capitals are small letters.
         ignore_spaces: whether all white space is one space, and none at the ends.
         ignore_punctuation: whether punctuation is left out.
         seconds: what a regular expression may take; then the answer is wrong.
     """
 
-    prompts: Optional[str] = None  # noqa: UP045
+    prompts: str = "match"
     ignore_case: bool = True
     ignore_spaces: bool = True
     ignore_punctuation: bool = False
@@ -52,31 +51,23 @@ class MatchSettings:
             raise ValueError(f"multi_attempt.tasks.match.seconds = {self.seconds} must be positive")
 
 
-class Match(WordedTask[Text]):
+class Match(Task[Text]):
     """Answers that equal a text, but for what the settings ignore, or match a regular expression."""
 
-    words_file = "match.yaml"
     Row = Text
     Settings = MatchSettings
     settings: MatchSettings
 
-    def read(self, row: Mapping[str, Any], place: str) -> Text:
-        """See :class:`Task`; a pattern that is none is an error as well."""
-        text = super().read(row, place)
-        try:
-            regex.compile(text.pattern)
-        except regex.error as error:
-            raise ValueError(
-                f"{place}: pattern = {text.pattern!r} is no regular expression: {error}; mend it"
-            ) from None
-        return text
+    def opening(self, row: Text, attempts: int) -> list[Message]:
+        """See :class:`Task`."""
+        return self.words.prompts.opening(row.question, attempts)
 
     async def verdict(self, row: Text, response: str) -> Verdict:
         """See :class:`Task`."""
-        answer = self.prompts.extract(response)
+        answer = self.words.prompts.extract(response)
         if answer is None:
             return Verdict(False, well_formed=False, method="none")
-        well_formed = self.prompts.is_well_formed(response)
+        well_formed = self.words.prompts.is_well_formed(response)
         if not row.pattern:
             equal = self.normalize(answer) == self.normalize(row.ground_truth)
             return Verdict(equal, answer, well_formed, method="exact")
@@ -93,11 +84,19 @@ class Match(WordedTask[Text]):
 
     def gold_response(self, row: Text) -> str:
         """See :class:`Task`."""
-        return self.prompts.response(row.ground_truth)
+        return self.words.prompts.response(row.ground_truth)
 
     def repeats(self, earlier: str, later: str) -> bool:
         """See :class:`Task`."""
         return self.normalize(earlier) == self.normalize(later)
+
+    def problem(self, row: Text) -> str:
+        """See :class:`Task`."""
+        try:
+            regex.compile(row.pattern)
+        except regex.error as error:
+            return f"pattern = {row.pattern!r} is no regular expression: {error}"
+        return ""
 
     def normalize(self, text: str) -> str:
         """A text without what does not count."""

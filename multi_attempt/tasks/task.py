@@ -1,0 +1,220 @@
+"""What a task is: what is asked, what is right, and what the model is told.
+
+One class of four methods, which training, validation, evaluation, the checks before a run and the data command share:
+
+    @dataclass(frozen=True)
+    class Word:
+        letters: str                                     # each row needs it
+
+    class Reverse(Task[Word]):
+        Row = Word
+
+        def opening(self, row, attempts):
+            return [user(f"Write {row.letters} backwards. You have {attempts} attempts.")]
+
+        async def verdict(self, row, response):
+            return Verdict(response.strip() == row.letters[::-1], answer=response.strip())
+
+        def gold_response(self, row):
+            return row.letters[::-1]
+
+``multi_attempt.task=my_module:Reverse`` trains on it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic
+
+from multi_attempt.prompts import Message, PromptSet, load_prompt_set
+from multi_attempt.tasks.rows import RowT, read_row
+from multi_attempt.tasks.verdict import Attempt, Verdict
+
+DEFAULT_PROMPTS = "paper"
+"""The prompt set where none is chosen."""
+
+
+def user(content: str) -> Message:
+    """A message of the user's."""
+    return {"role": "user", "content": content}
+
+
+def system(content: str) -> Message:
+    """A system message."""
+    return {"role": "system", "content": content}
+
+
+@dataclass(frozen=True)
+class Words:
+    """The wording that the config chooses for all tasks.
+
+    Attributes:
+        prompts: the prompt set (``multi_attempt.prompts``), with the feedback by ``feedback_role`` if that is set.
+        repeat_question: whether feedback shows the question again.
+        feedback_role: who gives feedback, ``user`` or ``system``; None for whom the prompt set says.
+    """
+
+    prompts: PromptSet = field(default_factory=lambda: load_prompt_set(DEFAULT_PROMPTS))
+    repeat_question: bool = False
+    feedback_role: str | None = None
+
+    def with_prompts(self, name: str) -> Words:
+        """The same with another prompt set: a built-in name, or the path of a YAML file.
+
+        Raises:
+            ValueError: there is none.
+        """
+        prompts = load_prompt_set(name)
+        role = self.feedback_role or prompts.feedback_role
+        return replace(self, prompts=replace(prompts, feedback_role=role))
+
+    def feedback(self, content: str) -> Message:
+        """A message by whom gives feedback."""
+        return {"role": self.prompts.feedback_role, "content": content}
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a task that has none."""
+
+
+class Task(ABC, Generic[RowT]):
+    """What is asked, what is right, and what the model is told.
+
+    A subclass says which fields its rows have (``Row``, a dataclass: :func:`multi_attempt.tasks.rows.read_row` says
+    where they stand), and which settings it has (``Settings``, a dataclass of which every field has a default: the
+    config's ``multi_attempt.tasks.NAME``). If these have a field ``prompts`` that is not empty, that is the task's own
+    prompt set; :attr:`words` has it.
+
+    One object serves all episodes of a process, and many of them at the same time. It is made before it is known
+    whether it will be used: what takes time or a machine begins in :meth:`warm_up`, or when it is first needed.
+
+    Args:
+        settings: of the class ``Settings``; None for the defaults.
+        words: what the config says of the wording.
+
+    Attributes:
+        name: as the config has it: a built-in task's, or ``module:Class``.
+        settings: as given.
+        words: as given, with the task's own prompt set if it has one.
+    """
+
+    Row: ClassVar[type[Any]]
+    Settings: ClassVar[type[Any]] = NoSettings
+    name: str = ""
+
+    def __init__(self, settings: Any = None, words: Words | None = None) -> None:
+        self.settings = self.Settings() if settings is None else settings
+        own = getattr(self.settings, "prompts", "")
+        words = words or Words()
+        self.words = words.with_prompts(own) if own else words
+        self.name = self.name or f"{type(self).__module__}:{type(self).__qualname__}"
+
+    # ---- What every task says ----
+
+    @abstractmethod
+    def opening(self, row: RowT, attempts: int) -> list[Message]:
+        """The messages before the first attempt, when ``attempts`` are allowed."""
+
+    @abstractmethod
+    async def verdict(self, row: RowT, response: str) -> Verdict:
+        """The verdict on a response; it may ask a server or run code, while other episodes go on.
+
+        An exception is an episode that failed: logged, counted, without reward or gradient. What the model may be
+        blamed for is a verdict; what it may not, as a server that is gone, is an exception.
+        """
+
+    @abstractmethod
+    def gold_response(self, row: RowT) -> str | None:
+        """A response that has to be right by the task's own verdict, or the row is refused before a run.
+
+        None where nobody knows one, so that nothing can be held against it.
+        """
+
+    def feedback(self, row: RowT, attempts: Sequence[Attempt], left: int) -> Message:
+        """What follows a wrong attempt.
+
+        By default in the prompt set's words, with the verdict's note behind them.
+
+        Args:
+            row: the row.
+            attempts: those made, at least one; the last is the one that was wrong.
+            left: how many the model still has, at least 1.
+        """
+        last = attempts[-1]
+        question, repeat = self.question(row), self.words.repeat_question
+        message = self.words.prompts.after_wrong(question, left, repeat, answered=last.answer is not None)
+        return {**message, "content": f"{message['content']}\n{last.note}"} if last.note else message
+
+    # ---- What has a default ----
+
+    def neutral(self, row: RowT, left: int) -> Message:
+        """What follows an attempt when nobody says whether it was right (evaluation protocol ``blind``).
+
+        Raises:
+            ValueError: there are no words for that.
+        """
+        return self.words.prompts.after_unjudged(self.question(row), left)
+
+    def feedbacks(self, row: RowT, left: int) -> list[Message]:
+        """All that may follow an attempt, but for notes: by these, a run checks template and lengths before it starts."""
+        tried = [
+            Attempt((0, 0), answer, correct=False, well_formed=False, truncated=False, repeated=False, method="", reason="")
+            for answer in ("?", None)
+        ]
+        judged = [self.feedback(row, [attempt], left) for attempt in tried]
+        return [*judged, self.neutral(row, left)] if self.words.prompts.neutral else judged
+
+    def question(self, row: RowT) -> str:
+        """What is asked, for reports and for feedback that repeats it: the row's field of this name, if it has one."""
+        question = getattr(row, "question", None)
+        return question if isinstance(question, str) else self.opening(row, 1)[-1]["content"]
+
+    def gold(self, row: RowT) -> str:
+        """What reports show as right: by default the gold response."""
+        return self.gold_response(row) or ""
+
+    @property
+    def wording(self) -> str:
+        """Whose words the model is told, for messages."""
+        prompts = f"prompt set {self.words.prompts.name!r}"
+        return prompts if self.name == "math" else f"task {self.name!r} ({prompts})"
+
+    def repeats(self, earlier: str, later: str) -> bool:
+        """Whether an answer repeats that of an earlier wrong attempt: by default, but for white space."""
+        return earlier.split() == later.split()
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two answers are one and the same where samples vote (protocol ``majority``): by default as repeats."""
+        return self.repeats(one, other)
+
+    def read(self, row: Mapping[str, Any], place: str = "row") -> RowT:
+        """A dataset's row as this task's.
+
+        Args:
+            row: in verl's schema.
+            place: what messages call it.
+
+        Raises:
+            ValueError: a field is missing or wrong; the message names place and field.
+        """
+        return read_row(self.Row, row, place)  # type: ignore[no-any-return]
+
+    def problem(self, row: RowT) -> str:
+        """Why a row cannot be used, as far as that shows without a verdict; empty if it can."""
+        return ""
+
+    def check(self) -> None:
+        """Before a run: whether what the task needs (a sandbox, a server) is there.
+
+        Raises:
+            ValueError: it is not; the message says what to install or to set.
+        """
+
+    def warm_up(self) -> None:
+        """Start what takes long to start, so that the first verdicts do not wait for it."""
+
+    async def close(self) -> None:
+        """End the task's processes and connections; they start again where they are needed."""
