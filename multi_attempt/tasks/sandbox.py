@@ -237,8 +237,8 @@ def _interpreter() -> Iterator[str]:
     libraries = Path(sys.base_prefix).resolve() / "lib"
     for place in (libraries, Path(_executable())):
         if not place.is_relative_to("/usr/lib"):
-            for folder in reversed(place.parents[:-1]):
-                yield from ("--dir", str(folder))
+            for parent in reversed(place.parents[:-1]):
+                yield from ("--dir", str(parent))
             yield from ("--ro-bind", str(place), str(place))
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_server import FakeServer, refuse, send, serving
 
 from multi_attempt.connection import ServerError
 from multi_attempt.prompts import load_prompt_set
@@ -18,9 +17,6 @@ from multi_attempt.tasks.code import Code, CodeSettings
 from multi_attempt.tasks.judge import Judge, JudgeSettings, Unreadable
 from multi_attempt.tasks.match import Match, MatchSettings
 from multi_attempt.tasks.task import Task, Verdict, Words
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "evaluation"))
-from fake_server import FakeServer, refuse, send, serving
 
 WORDS = Words(load_prompt_set("boxed"))
 

@@ -33,7 +33,8 @@ def encode(value: Any) -> list[Any]:
         return ["bytes", bytes(value).hex()]
     if isinstance(value, dict):
         return ["dict", [[encode(key), encode(item)] for key, item in dict.items(value)]]
-    for kind in (list, tuple, set, frozenset):
+    kinds: tuple[Any, ...] = (list, tuple, set, frozenset)
+    for kind in kinds:
         if isinstance(value, kind):
             return [kind.__name__, [encode(item) for item in kind.__iter__(value)]]
     if hasattr(value, "__iter__"):
@@ -47,7 +48,7 @@ def raised(error: BaseException) -> str:
 
 def answer(test: Any, names: dict[str, Any]) -> dict[str, Any]:
     exec(compile(test["before"], "test", "exec"), names)
-    values = []
+    values: list[dict[str, Any]] = []
     for expression in test["asked"]:
         try:
             values.append({"value": encode(eval(compile(expression, "test", "eval"), names))})
