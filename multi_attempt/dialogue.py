@@ -1,7 +1,7 @@
 """Playing an episode on an engine: one loop for the rollout of training and for evaluation.
 
 The caller says how tokens are made and kept, as a :class:`Stream`; the loop says when the model is asked, how much it
-may say, what is graded, and when it is over.
+may say, and when it is over.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from multi_attempt.episode import Episode, StopReason
-from multi_attempt.grading import Verdict
-from multi_attempt.prompts import Message
+from multi_attempt.tasks import Message, Verdict
 
-Grade = Callable[["str | None", str], Awaitable[Verdict]]
-"""Grades an answer against the gold answer."""
+Judge = Callable[[str], Awaitable[Verdict]]
+"""Gives the verdict on a response."""
 
 
 class Response(NamedTuple):
@@ -59,18 +58,22 @@ class Stream(Protocol):
 
 
 async def play(
-    episode: Episode, gold: str, stream: Stream, grade: Grade, *, room: int, max_tokens_per_attempt: int | None = None
+    episode: Episode,
+    stream: Stream,
+    *,
+    room: int,
+    max_tokens_per_attempt: int | None = None,
+    judge: Judge | None = None,
 ) -> None:
     """Play an episode to its end.
 
     Args:
         episode: one that has not begun.
-        gold: the gold answer.
         stream: its tokens.
-        grade: the grader.
         room: tokens that the response may have: all attempts and the feedback between them; fewer where the context
             does not hold so many. An episode that runs out of either is truncated, and keeps its reward.
         max_tokens_per_attempt: tokens that one attempt may have; None for all that are left.
+        judge: where verdicts come from; None for the episode's task.
 
     Raises:
         ValueError: the context holds no more than the prompt.
@@ -83,7 +86,7 @@ async def play(
     while not episode.done:
         left = room - stream.used
         response = await stream.respond(min(left, max_tokens_per_attempt or left))
-        verdict = await grade(episode.extract(response.text), gold)
+        verdict = await (judge or episode.verdict)(response.text)
         feedback = episode.record(response.text, verdict, span=response.span, truncated=response.truncated)
         if feedback is not None and not await stream.tell(episode.messages, room):
             episode.finish(StopReason.TRUNCATED)

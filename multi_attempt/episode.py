@@ -1,11 +1,12 @@
-"""One question, up to N attempts: the multi-attempt task as a state machine (Chung, Du and Fu 2025, equation 3).
+"""One row, up to N attempts: the multi-attempt loop as a state machine (Chung, Du and Fu 2025, equation 3).
 
 Training, validation, evaluation and the tests all run this class, so they agree on when a dialogue ends, what the
-model is told, and what each attempt was worth. It knows nothing of tokens or engines: the caller generates a response,
-has its answer graded, and hands both over.
+model is told, and what each attempt was worth. It knows nothing of tokens or engines, and of what is right only what
+the task says: the caller generates a response, asks for its verdict, and hands both over.
 
-    episode = Episode("What is 6 times 7?", attempts=2, prompts=load_prompt_set("boxed"))
+    episode = Episode(task, row, attempts=2)
     messages = episode.messages                          # what to show the model first
+    verdict = await episode.verdict(response)
     feedback = episode.record(response, verdict)         # a message to append, or None: the episode is over
 """
 
@@ -15,8 +16,9 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from multi_attempt.grading import NO_ANSWER, Verdict, normalize
-from multi_attempt.prompts import Message, PromptSet
+from multi_attempt.tasks import Attempt, Message, Task, Verdict
+
+__all__ = ["Attempt", "Episode", "StopReason", "Transcript"]
 
 
 class StopReason(str, Enum):
@@ -30,32 +32,6 @@ class StopReason(str, Enum):
     """An attempt was cut by a length limit, or no room was left for another."""
     ABORTED = "aborted"
     """The episode did not run to its end: generation was aborted, or an error occurred. It teaches nothing."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """The record of one attempt.
-
-    Attributes:
-        span: where its tokens stand in the response, ``[start, stop)``; (0, 0) where there are no tokens.
-        answer: the extracted answer, or None: the model was then told that none was found, if the prompt set has
-            words for that.
-        correct: whether the answer is right.
-        well_formed: whether the text has the format that the prompt asks for.
-        truncated: whether it was cut by a length limit.
-        repeated: whether the answer equals the answer of an earlier wrong attempt.
-        method: how the grader decided.
-        reason: why the grader could not decide, e.g. ``timeout``; else empty.
-    """
-
-    span: tuple[int, int]
-    answer: str | None
-    correct: bool
-    well_formed: bool
-    truncated: bool
-    repeated: bool
-    method: str
-    reason: str
 
 
 @dataclass
@@ -97,30 +73,26 @@ class Transcript:
 
 
 class Episode:
-    """The dialogue about one question. Single use: once over, it stays over.
+    """The dialogue about one row. Single use: once over, it stays over.
 
     Args:
-        question: the question's text.
+        task: what is asked, what is right, and what the model is told.
+        row: of the task.
         attempts: the attempts allowed, N >= 1.
-        prompts: the wording.
-        repeat_question: whether feedback shows the question again.
         blind: nothing is said on whether an attempt was right, and a right one does not end the dialogue (evaluation
-            protocol ``blind``; the paper's task is not).
+            protocol ``blind``; the paper's loop is not).
 
     Raises:
         ValueError: ``attempts`` below 1.
     """
 
-    def __init__(
-        self, question: str, attempts: int, prompts: PromptSet, repeat_question: bool = False, *, blind: bool = False
-    ) -> None:
+    def __init__(self, task: Task[Any], row: Any, attempts: int, *, blind: bool = False) -> None:
         if attempts < 1:
             raise ValueError(f"attempts = {attempts}: an episode needs at least 1")
-        self.question = question
-        self.prompts = prompts
-        self.repeat_question = repeat_question
+        self.task = task
+        self.row = row
         self.blind = blind
-        self.messages: list[Message] = prompts.opening(question, attempts)
+        self.messages: list[Message] = task.opening(row, attempts)
         self.transcript = Transcript(budget=attempts)
         self.done = False
 
@@ -129,20 +101,20 @@ class Episode:
         """How many more attempts the model has."""
         return 0 if self.done else self.transcript.budget - len(self.transcript.attempts)
 
-    def extract(self, response: str) -> str | None:
-        """The answer in a response, to be graded."""
-        return self.prompts.extract(response)
+    async def verdict(self, response: str) -> Verdict:
+        """The task's verdict on a response."""
+        return await self.task.verdict(self.row, response)
 
     def record(
-        self, response: str, verdict: Verdict = NO_ANSWER, *, span: tuple[int, int] = (0, 0), truncated: bool = False
+        self, response: str, verdict: Verdict, *, span: tuple[int, int] = (0, 0), truncated: bool = False
     ) -> Message | None:
         """Take the model's next attempt and say how the dialogue goes on.
 
         Args:
             response: the attempt's own text, without special tokens.
-            verdict: the grade of its answer.
+            verdict: the task's.
             span: where its tokens stand in the response.
-            truncated: whether a length limit cut it. It is graded on what it holds, but nothing follows it.
+            truncated: whether a length limit cut it. It is judged on what it holds, but nothing follows it.
 
         Returns:
             The feedback message to append, or None when the episode is over (see ``transcript.stop``).
@@ -152,21 +124,8 @@ class Episode:
         """
         if self.done:
             raise RuntimeError(f"the episode is over ({self.transcript.stop.value}); it takes no further attempt")
-        answer = self.extract(response)
-        wrong = [attempt for attempt in self.transcript.attempts if not attempt.correct]
-        earlier = {normalize(attempt.answer) for attempt in wrong if attempt.answer is not None}
-        self.transcript.attempts.append(
-            Attempt(
-                span=span,
-                answer=answer,
-                correct=verdict.correct,
-                well_formed=self.prompts.is_well_formed(response),
-                truncated=truncated,
-                repeated=answer is not None and normalize(answer) in earlier,
-                method=verdict.method,
-                reason=verdict.reason,
-            )
-        )
+        attempt = Attempt.of(verdict, span, truncated=truncated, repeated=self._repeats(verdict.answer))
+        self.transcript.attempts.append(attempt)
         self.messages = [*self.messages, {"role": "assistant", "content": response}]
         if truncated:
             self.finish(StopReason.TRUNCATED)
@@ -176,14 +135,21 @@ class Episode:
             self.finish(StopReason.EXHAUSTED)
         if self.done:
             return None
-        feedback = self._feedback(answered=answer is not None)
+        feedback = self._feedback()
         self.messages = [*self.messages, feedback]
         return feedback
 
-    def _feedback(self, *, answered: bool) -> Message:
+    def _repeats(self, answer: str | None) -> bool:
+        """Whether an answer repeats that of an earlier wrong attempt."""
+        if answer is None:
+            return False
+        wrong = [attempt.answer for attempt in self.transcript.attempts if not attempt.correct]
+        return any(self.task.repeats(earlier, answer) for earlier in wrong if earlier is not None)
+
+    def _feedback(self) -> Message:
         if self.blind:
-            return self.prompts.after_unjudged(self.question, self.attempts_left)
-        return self.prompts.after_wrong(self.question, self.attempts_left, self.repeat_question, answered=answered)
+            return self.task.neutral(self.row, self.attempts_left)
+        return self.task.feedback(self.row, self.transcript.attempts, self.attempts_left)
 
     def finish(self, stop: StopReason, error: str = "") -> None:
         """End the episode from outside: no room for another attempt, an aborted generation, or an error."""

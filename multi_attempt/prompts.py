@@ -146,7 +146,7 @@ class PromptSet:
         return extractor(self.answer)(attempt)
 
     def response(self, answer: str) -> str:
-        """An attempt that has this answer, where it is looked for first."""
+        """An attempt that has this answer where it is looked for."""
         return place(answer, self.answer)
 
     def is_well_formed(self, attempt: str) -> bool:

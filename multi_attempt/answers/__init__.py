@@ -1,5 +1,5 @@
-"""Finding the answer in the text of one attempt, wherever it may stand (``places``); for the math task."""
+"""Finding the answer in the text of one attempt, wherever it may stand (``places``)."""
 
-from multi_attempt.answers.places import EXTRACTORS, Extractor, answer_tag, boxed, extractor, stated
+from multi_attempt.answers.places import EXTRACTORS, Extractor, answer_tag, boxed, extractor, place, stated
 
-__all__ = ["EXTRACTORS", "Extractor", "answer_tag", "boxed", "extractor", "stated"]
+__all__ = ["EXTRACTORS", "Extractor", "answer_tag", "boxed", "extractor", "place", "stated"]

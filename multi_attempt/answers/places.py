@@ -246,8 +246,13 @@ _PLACES = {
 
 
 def place(answer: str, names: str) -> str:
-    """A text with an answer in the first of several places, by their names as for :func:`extractor`."""
-    return _PLACES[names.split()[0]] % answer
+    """A text with an answer in one of several places, by their names as for :func:`extractor`.
+
+    It is the first in which the answer is found as it is; the first of all, if it is found so in none.
+    """
+    texts = [_PLACES[name] % answer for name in names.split()]
+    found = (text for text in texts if extractor(names)(text) == answer.strip())
+    return next(found, texts[0])
 
 
 @cache

@@ -51,7 +51,9 @@ def task_class(name: str) -> type[Task[Any]]:
         raise ValueError(f"multi_attempt.task = {name!r}: {module_name}.{class_name} is no subclass of Task")
     missing = [*(["Row"] if not hasattr(found, "Row") else []), *sorted(found.__abstractmethods__)]
     if missing:
-        raise ValueError(f"multi_attempt.task = {name!r} lacks {', '.join(missing)}; docs/tasks.md says what a task has")
+        raise ValueError(
+            f"multi_attempt.task = {name!r} lacks {', '.join(missing)}; docs/tasks.md says what a task has"
+        )
     return found
 
 
@@ -109,7 +111,10 @@ class Tasks:
     """
 
     def __init__(
-        self, default: str = DEFAULT, settings: Mapping[str, Mapping[str, Any]] | None = None, words: Words | None = None
+        self,
+        default: str = DEFAULT,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        words: Words | None = None,
     ) -> None:
         self._default, self._settings, self._words = default, dict(settings or {}), words or Words()
         self._made: dict[str, Task[Any]] = {}

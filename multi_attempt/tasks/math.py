@@ -82,14 +82,17 @@ class Math(Task[Problem]):
         )
 
     def gold_response(self, row: Problem) -> str:
-        """See :class:`Task`; where the prompt set looks in several places, in the first that gives the answer back."""
-        prompts = self.words.prompts
-        responses = [_WRITTEN[place].format(row.ground_truth) for place in prompts.answer.split()]
-        return next((text for text in responses if prompts.extract(text) == row.ground_truth.strip()), responses[0])
+        """See :class:`Task`."""
+        return self.words.prompts.response(row.ground_truth)
 
     def gold(self, row: Problem) -> str:
         """See :class:`Task`."""
         return row.ground_truth
+
+    @property
+    def wording(self) -> str:
+        """See :class:`Task`."""
+        return f"prompt set {self.words.prompts.name!r}"
 
     def repeats(self, earlier: str, later: str) -> bool:
         """Whether two answers are spelt alike: the same value in another form is another attempt."""
@@ -121,16 +124,6 @@ class Math(Task[Problem]):
         """End the grader's workers."""
         if self._grader is not None:
             self._grader.close()
-
-
-# An answer where each of multi_attempt.answers.EXTRACTORS looks.
-_WRITTEN = {
-    "boxed": r"\boxed{{{}}}",
-    "answer_tag": "<answer>{}</answer>",
-    "final_statement": "The answer is {}.",
-    "hash_line": "#### {}",
-    "last_number": "{}",
-}
 
 
 def _tolerance(row: Problem) -> str:

@@ -47,7 +47,10 @@ def read_row(kind: type[RowT], row: Mapping[str, Any], place: str) -> RowT:
             values[field.name] = _read(found, hints[field.name])
         except TypeError as error:
             raise ValueError(f"{place}: {name} = {found!r:.{_SHOWN}} must be {error}; correct the row") from None
-    return kind(**{**_absent(kind, hints), **values})
+    try:
+        return kind(**{**_absent(kind, hints), **values})
+    except ValueError as error:  # the dataclass's own rules
+        raise ValueError(f"{place}: {error}") from error
 
 
 def question_of(row: Mapping[str, Any]) -> str | None:

@@ -159,11 +159,8 @@ class Task(ABC, Generic[RowT]):
         return self.words.prompts.after_unjudged(self.question(row), left)
 
     def feedbacks(self, row: RowT, left: int) -> list[Message]:
-        """All that may follow an attempt, but for notes: by these, a run checks template and lengths before it starts."""
-        tried = [
-            Attempt((0, 0), answer, correct=False, well_formed=False, truncated=False, repeated=False, method="", reason="")
-            for answer in ("?", None)
-        ]
+        """All that may follow an attempt, but for notes: by these a run checks template and lengths before it starts."""
+        tried = [Attempt.of(Verdict(False, answer)) for answer in ("?", None)]
         judged = [self.feedback(row, [attempt], left) for attempt in tried]
         return [*judged, self.neutral(row, left)] if self.words.prompts.neutral else judged
 
@@ -179,15 +176,14 @@ class Task(ABC, Generic[RowT]):
     @property
     def wording(self) -> str:
         """Whose words the model is told, for messages."""
-        prompts = f"prompt set {self.words.prompts.name!r}"
-        return prompts if self.name == "math" else f"task {self.name!r} ({prompts})"
+        return f"task {self.name!r} with prompt set {self.words.prompts.name!r}"
 
     def repeats(self, earlier: str, later: str) -> bool:
         """Whether an answer repeats that of an earlier wrong attempt: by default, but for white space."""
         return earlier.split() == later.split()
 
     def same(self, one: str, other: str) -> bool:
-        """Whether two answers are one and the same where samples vote (protocol ``majority``): by default as repeats."""
+        """Whether two answers are the same where samples vote (protocol ``majority``): by default as repeats are."""
         return self.repeats(one, other)
 
     def read(self, row: Mapping[str, Any], place: str = "row") -> RowT:

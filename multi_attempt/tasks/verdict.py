@@ -64,3 +64,21 @@ class Attempt:
     reason: str
     score: float = 0.0
     note: str = ""
+
+    @classmethod
+    def of(
+        cls, verdict: Verdict, span: tuple[int, int] = (0, 0), *, truncated: bool = False, repeated: bool = False
+    ) -> Attempt:
+        """The record of an attempt with this verdict."""
+        return cls(
+            span=span,
+            answer=verdict.answer,
+            correct=verdict.correct,
+            well_formed=verdict.well_formed,
+            truncated=truncated,
+            repeated=repeated,
+            method=verdict.method,
+            reason=verdict.reason,
+            score=verdict.score,
+            note=verdict.note,
+        )
