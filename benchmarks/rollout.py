@@ -48,8 +48,8 @@ from omegaconf import DictConfig
 from verl.workers.rollout.replica import TokenOutput
 
 from multi_attempt.config import load_settings
-from multi_attempt.episode import Episode
 from multi_attempt.grading import Grader
+from multi_attempt.tasks.math_episode import MathEpisode
 
 # Tokens of an attempt that only warms the engine up.
 _SHORT = 8
@@ -109,7 +109,7 @@ def lock_step_ratio(work: Work, *, batch: int, chunk: int) -> float:
 class _Dialogue:
     """A dialogue of the lock-step rollout: its text, and what is left to generate."""
 
-    episode: Episode
+    episode: MathEpisode
     lengths: Iterator[int]
     text: str = ""
     attempt: str = ""
@@ -129,7 +129,7 @@ async def by_lock_step(
     prompts = load_settings(config.multi_attempt).prompt_set
     for start in range(0, len(work.lengths), batch):
         dialogues = [
-            _Dialogue(Episode(question(row), len(lengths), prompts), iter(lengths))
+            _Dialogue(MathEpisode(question(row), len(lengths), prompts), iter(lengths))
             for row, lengths in enumerate(work.lengths[start : start + batch], start)
         ]
         for dialogue in dialogues:

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Optional
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from multi_attempt.grading import Grader, Policies
 from multi_attempt.prompts import FEEDBACK_ROLES, PromptSet, load_prompt_set
 from multi_attempt.rewards import RewardRule
+from multi_attempt.tasks import Words
+from multi_attempt.tasks.load import BUILT_IN, DEFAULT, Tasks, read_settings, task_class
+from multi_attempt.tasks.math import GraderSettings
+
+
+def _built_in_settings() -> dict[str, Any]:
+    """The settings of the built-in tasks, by name; those of ``math`` have a place of their own."""
+    return {name: asdict(task_class(name).Settings()) for name in BUILT_IN if name != DEFAULT}
 
 
 # OmegaConf reads the annotations of the classes below on Python 3.10 too, where it does not know "int | None".
-@dataclass
-class GraderSettings:
-    """See :class:`multi_attempt.grading.Grader`."""
-
-    deadline: float = 2.0
-    workers: int = 1
-    memory_mb: int = 2048
-    policies: Policies = field(default_factory=Policies)
-
-    def make(self) -> Grader:
-        """A grader with these settings."""
-        return Grader(self.deadline, self.workers, self.memory_mb, self.policies)
-
-
 @dataclass
 class EpisodeSettings:
     """What bounds an episode when something goes wrong.
@@ -62,9 +55,11 @@ class GuardSettings:
 
 @dataclass
 class TaskSettings:
-    """All settings of the task; the config files comment on each field.
+    """All settings under ``multi_attempt``; the config files comment on each field.
 
     Attributes:
+        task: the task of rows that name none: a built-in one's name, or ``module:Class``.
+        tasks: the settings of tasks by name, but for those of ``math``, which are ``prompts`` and ``grader``.
         min_attempts: least N drawn in training.
         max_attempts: greatest N drawn in training, M in the paper.
         seed: seed of the draw.
@@ -78,6 +73,8 @@ class TaskSettings:
         stall_timeout: seconds after which a run that does nothing but wait is ended; a rollout has its own time-out.
     """
 
+    task: str = DEFAULT
+    tasks: dict[str, Any] = field(default_factory=_built_in_settings)
     min_attempts: int = 1
     max_attempts: int = 5
     seed: int = 0
@@ -130,12 +127,23 @@ class TaskSettings:
             self.prompt_set  # noqa: B018 - an unknown or invalid prompt set shows here, not in the first episode
         except (ValueError, OSError) as error:
             raise ValueError(f"multi_attempt.prompts = {self.prompts!r}: {error}") from error
+        if DEFAULT in self.tasks:
+            raise ValueError(
+                f"multi_attempt.tasks.{DEFAULT}: its settings are multi_attempt.prompts and multi_attempt.grader"
+            )
+        for name in {self.task, *self.tasks} - {DEFAULT}:
+            read_settings(name, self.tasks.get(name, {}))
 
     @property
     def prompt_set(self) -> PromptSet:
         """The prompt set that ``prompts`` names, with the feedback by ``feedback_role`` if that is set."""
         prompts = load_prompt_set(self.prompts)
         return prompts if self.feedback_role is None else replace(prompts, feedback_role=self.feedback_role)
+
+    def make_tasks(self) -> Tasks:
+        """The tasks of a run, with these settings."""
+        words = Words(self.prompt_set, self.repeat_question, self.feedback_role)
+        return Tasks(self.task, {**self.tasks, DEFAULT: asdict(self.grader)}, words)
 
 
 def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:
@@ -151,7 +159,7 @@ def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:
         values: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
         if not isinstance(values, Mapping):
             raise ValueError(f"multi_attempt = {values!r} must be a mapping")
-        for name in ("reward", "grader", "episode", "guard"):
+        for name in ("tasks", "reward", "grader", "episode", "guard"):
             if not isinstance(values.get(name, {}), Mapping):
                 raise ValueError(f"multi_attempt.{name} = {values[name]!r} must be a mapping")
         merged = OmegaConf.merge(OmegaConf.structured(TaskSettings), values)

@@ -21,8 +21,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from multi_attempt.config import load_settings
-from multi_attempt.grading import Policies
 from multi_attempt.prompts import PromptSet
+from multi_attempt.tasks import Words
+from multi_attempt.tasks.load import DEFAULT, Tasks, changed_settings, task_class
+from multi_attempt.tasks.math import Policies
 
 FILE = "multi_attempt.json"
 """The name of the file, in a model's folder or in that of its checkpoint."""
@@ -46,9 +48,12 @@ class DialogueSettings:
         policies: what counts as equal where that is a judgement.
         template_kwargs: further arguments of the chat template (``data.apply_chat_template_kwargs``).
         chat_template: the template's text, if it is not the tokenizer's own.
+        task: the task of questions that name none.
+        tasks: of the tasks' settings, by name, those that are not the defaults.
+        feedback_role: who gives feedback in the words of a task's own; None for whom these say. ``prompts`` has it.
 
     Raises:
-        ValueError: a number is out of range; the message names it.
+        ValueError: a number is out of range, or there is no such task; the message names it.
     """
 
     prompts: PromptSet
@@ -59,6 +64,9 @@ class DialogueSettings:
     policies: Policies = field(default_factory=Policies)
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
+    task: str = DEFAULT
+    tasks: dict[str, Any] = field(default_factory=dict)
+    feedback_role: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("max_tokens_per_attempt", "max_response_length"):
@@ -67,12 +75,19 @@ class DialogueSettings:
                 raise ValueError(f"{name} = {value} must be at least 1, or none")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature = {self.temperature} must be 0 (greedy) or a positive number")
+        task_class(self.task)
 
     @property
     def template_arguments(self) -> dict[str, Any]:
         """All arguments of the chat template that are the model's own."""
         own = {} if self.chat_template is None else {"chat_template": self.chat_template}
         return {**self.template_kwargs, **own}
+
+    def make_tasks(self) -> Tasks:
+        """The tasks, worded and set so."""
+        math = {"policies": asdict(self.policies)}
+        words = Words(self.prompts, self.repeat_question, self.feedback_role)
+        return Tasks(self.task, {**self.tasks, DEFAULT: math}, words)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -99,19 +114,22 @@ def from_config(config: DictConfig) -> DialogueSettings:
     Raises:
         ValueError: ``config.multi_attempt`` is missing or wrong.
     """
-    task = load_settings(config.get("multi_attempt"))
+    settings = load_settings(config.get("multi_attempt"))
     actor = config.actor_rollout_ref
     # Resolved while the node still knows the config that its interpolations refer to.
     arguments: Any = config.data.get("apply_chat_template_kwargs") or OmegaConf.create({})
     return DialogueSettings(
-        prompts=task.prompt_set,
-        repeat_question=task.repeat_question,
-        max_tokens_per_attempt=task.max_tokens_per_attempt,
+        prompts=settings.prompt_set,
+        repeat_question=settings.repeat_question,
+        max_tokens_per_attempt=settings.max_tokens_per_attempt,
         max_response_length=config.data.max_response_length,
         temperature=actor.rollout.val_kwargs.temperature,
-        policies=task.grader.policies,
+        policies=settings.grader.policies,
         template_kwargs=OmegaConf.to_container(arguments, resolve=True),  # type: ignore[arg-type]
         chat_template=actor.model.get("custom_chat_template"),
+        task=settings.task,
+        tasks=changed_settings(settings.tasks),
+        feedback_role=settings.feedback_role,
     )
 
 

@@ -18,6 +18,8 @@ class RewardRule:
         otherwise: reward when the format is wrong too.
         attempt_discount: factor on ``correct`` for each attempt before the correct one; 1 is the paper's. It does not
             touch the other two: a discounted penalty would pay for wasting attempts.
+        score: what share of the way from a failed episode's reward to ``correct`` is paid for the score of its best
+            attempt: all of the share for 1, nothing for 0.
         format_attempts: whose format counts when no attempt is correct: the ``last`` attempt's, or ``any`` attempt's,
             which is what the paper's code does; its text does not say.
     """
@@ -27,6 +29,7 @@ class RewardRule:
     otherwise: float = -1.0
     attempt_discount: float = 1.0
     format_attempts: str = "last"
+    score: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("correct", "well_formed", "otherwise"):
@@ -39,6 +42,8 @@ class RewardRule:
             )
         if not 0 < self.attempt_discount <= 1:
             raise ValueError(f"multi_attempt.reward.attempt_discount = {self.attempt_discount} must lie in (0, 1]")
+        if not 0 <= self.score <= 1:
+            raise ValueError(f"multi_attempt.reward.score = {self.score} must lie in [0, 1]")
         if self.format_attempts not in ("last", "any"):
             raise ValueError(f"multi_attempt.reward.format_attempts = {self.format_attempts!r}; use 'last' or 'any'")
 
@@ -50,4 +55,6 @@ class RewardRule:
             if attempt.correct:
                 return self.correct * self.attempt_discount**number
         counted = transcript.attempts[-1:] if self.format_attempts == "last" else transcript.attempts
-        return self.well_formed if any(attempt.well_formed for attempt in counted) else self.otherwise
+        failed = self.well_formed if any(attempt.well_formed for attempt in counted) else self.otherwise
+        best = max((attempt.score for attempt in transcript.attempts), default=0.0)
+        return failed + self.score * best * (self.correct - failed)

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-from multi_attempt.prompts import Message, PromptSet
+from multi_attempt.prompts import Message
 
 # What stands for an attempt where a dialogue is rendered. The two have no beginning and no end in common, are no word
 # of any language, and nothing that a template would trim.
@@ -100,6 +100,8 @@ class ChatTemplate:
         Raises:
             TemplateError: the template refuses the dialogue, or does not show the feedback.
         """
+        # A task's note on an attempt may say what a program wrote.
+        messages = [*messages[:-1], {**messages[-1], "content": self._without_marks(messages[-1]["content"])}]
         tail = self._tail(messages)
         if not _shows(tail, messages[-1]):
             raise TemplateError(f"the chat template does not show a message of the role {messages[-1]['role']!r} there")
@@ -116,6 +118,10 @@ class ChatTemplate:
     def marks_in(self, text: str) -> list[str]:
         """The special tokens that a text spells: as part of a message it would open and close turns of its own."""
         return sorted(set(self._marks.findall(text)))
+
+    def _without_marks(self, text: str) -> str:
+        """A text that spells no special token: each is taken apart after its first character."""
+        return self._marks.sub(lambda mark: f"{mark[0][:1]} {mark[0][1:]}", text)
 
     # ---- The template ----
 
@@ -186,27 +192,24 @@ def generation_end_ids(folder: str, *, trust_remote_code: bool = False) -> tuple
 
 
 def template_problems(
-    chat: ChatTemplate, prompts: PromptSet, question: str = "?", attempts: int = 2, repeat_question: bool = False
+    chat: ChatTemplate, wording: str, opening: Sequence[Message], feedbacks: Sequence[Message]
 ) -> list[str]:
-    """Why a dialogue with this wording cannot be had with this template.
+    """Why a dialogue with these words cannot be had with this template.
 
-    Plays the dialogue as an episode does, with every wording of the feedback, and compares its tokens with those of the
+    Plays the dialogue as an episode does, with each wording of the feedback, and compares its tokens with those of the
     template's own rendering.
 
     Args:
         chat: the template.
-        prompts: the wording.
-        question: what is asked; the longest, since feedback may repeat it.
-        attempts: how many the dialogue allows.
-        repeat_question: whether feedback shows the question again.
+        wording: whose words they are, as messages call it.
+        opening: the messages before the first attempt.
+        feedbacks: each message that may follow an attempt; none in a dialogue of one attempt.
 
     Returns:
-        Each with the prompt set, the role and what to change; empty if there is nothing to complain of.
+        Each with the wording, the role and what to change; empty if there is nothing to complain of.
     """
-    problems = list(_token_problems(chat)) + list(_opening_problems(chat, prompts, question, attempts))
-    if not problems and attempts > 1:
-        problems = list(_feedback_problems(chat, prompts, question, attempts, repeat_question))
-    return problems
+    problems = list(_token_problems(chat)) + list(_opening_problems(chat, wording, opening))
+    return problems or list(_feedback_problems(chat, wording, opening, feedbacks))
 
 
 def _token_problems(chat: ChatTemplate) -> Iterator[str]:
@@ -231,18 +234,17 @@ def _token_problems(chat: ChatTemplate) -> Iterator[str]:
         )
 
 
-def _opening_problems(chat: ChatTemplate, prompts: PromptSet, question: str, attempts: int) -> Iterator[str]:
-    messages = prompts.opening(question, attempts)
+def _opening_problems(chat: ChatTemplate, wording: str, opening: Sequence[Message]) -> Iterator[str]:
     try:
-        text = chat._render(messages)
+        text = chat._render(opening)
     except TemplateError as error:
-        yield f"prompt set {prompts.name!r}, messages of the roles {_roles(messages)}: {error}; {_no_system(messages)}"
+        yield f"{wording}, messages of the roles {_roles(opening)}: {error}; {_no_system(opening)}"
         return
-    for message in messages:
+    for message in opening:
         if not _shows(text, message):
             yield (
-                f"prompt set {prompts.name!r}: the chat template does not show its message of the role "
-                f"{message['role']!r}; {_no_system(messages)}"
+                f"{wording}: the chat template does not show its message of the role {message['role']!r}; "
+                f"{_no_system(opening)}"
             )
 
 
@@ -256,19 +258,19 @@ def _no_system(messages: Sequence[Message]) -> str:
 
 
 def _feedback_problems(
-    chat: ChatTemplate, prompts: PromptSet, question: str, attempts: int, repeat_question: bool
+    chat: ChatTemplate, wording: str, opening: Sequence[Message], feedbacks: Sequence[Message]
 ) -> Iterator[str]:
-    for feedback in prompts.feedbacks(question, attempts - 1, repeat_question):
-        problem = _retry_problem(chat, prompts.opening(question, attempts), feedback)
+    for feedback in feedbacks:
+        problem = _retry_problem(chat, opening, feedback)
         if problem:
             role, other = feedback["role"], "system" if feedback["role"] == "user" else "user"
-            cured = not _retry_problem(chat, prompts.opening(question, attempts), {**feedback, "role": other})
+            cured = not _retry_problem(chat, opening, {**feedback, "role": other})
             remedy = (
                 f"set multi_attempt.feedback_role={other} (`feedback_role: {other}` in a prompt set of your own)"
                 if cured
                 else _ANOTHER_TEMPLATE
             )
-            yield f"prompt set {prompts.name!r}, feedback of the role {role!r}: {problem}; {remedy}"
+            yield f"{wording}, feedback of the role {role!r}: {problem}; {remedy}"
             return
 
 

@@ -2,7 +2,7 @@
 
 Token in, token out. The engine's token ids go into the response as they are; what the chat template puts between two
 attempts is derived from the template (:mod:`multi_attempt.turns`) and appended, and only a copy of each attempt is
-decoded, to be graded. Generated tokens have response mask 1, everything else 0.
+decoded, to be judged. Generated tokens have response mask 1, everything else 0.
 
 An episode that cannot be finished (an exception, a time-out, an aborted generation) is data, not a crash: it is logged
 with its row, recorded in its transcript, counted in the metrics, and carries neither reward nor gradient.
@@ -25,9 +25,9 @@ from verl.workers.rollout.replica import TokenOutput
 from multi_attempt.budget import draw_attempts
 from multi_attempt.config import TaskSettings, load_settings
 from multi_attempt.dialogue import Response, play
-from multi_attempt.episode import Episode, StopReason
-from multi_attempt.grading import Grader, Verdict
-from multi_attempt.prompts import Message
+from multi_attempt.episode import Episode, StopReason, Transcript
+from multi_attempt.tasks import Message, Verdict
+from multi_attempt.tasks.load import Tasks
 from multi_attempt.turns import ChatTemplate
 from verl_ext.chat import chat_template, context_length
 from verl_ext.plugin import NAME
@@ -92,10 +92,11 @@ class TokenStream:
 class _Rollout:
     """An episode under way: the task's side, the token side, and what verl wants to know of it."""
 
-    episode: Episode
-    tokens: TokenStream
+    transcript: Transcript
     metrics: dict[str, Any]
     extra_fields: dict[str, Any]
+    tokens: TokenStream = field(default_factory=TokenStream)
+    episode: Episode | None = None  # until its row has been read
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class _Shared:
 
     config: DictConfig
     settings: TaskSettings
-    grader: Grader
+    tasks: Tasks
     chat: ChatTemplate
     context: int
     request_parameters: dict[str, Any]
@@ -112,7 +113,7 @@ class _Shared:
 
 @register(NAME)
 class MultiAttemptAgentLoop(AgentLoopBase):
-    """One episode: generate, grade, give feedback, until the answer is right or the attempts are used up."""
+    """One episode: generate, judge, give feedback, until the answer is right or the attempts are used up."""
 
     tokenizer: Any  # verl declares AutoTokenizer, which is a factory
     _shared: ClassVar[_Shared | None] = None
@@ -125,9 +126,9 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         if cls._shared is None or cls._shared.config is not self.config:
             cls._shared = self._share()
         shared = cls._shared
-        self._settings, self._grader, self._request_parameters = (
+        self._settings, self._tasks, self._request_parameters = (
             shared.settings,
-            shared.grader,
+            shared.tasks,
             shared.request_parameters,
         )
         self.chat, self.context = shared.chat, shared.context
@@ -136,49 +137,40 @@ class MultiAttemptAgentLoop(AgentLoopBase):
 
     def _share(self) -> _Shared:
         settings = load_settings(self.config.get(NAME))
-        grader = settings.grader.make()
-        grader.warm_up()
+        tasks = settings.make_tasks()
+        tasks.warm_up()
         chat = chat_template(self.config, self.tokenizer)
         asynchronous = self.config.trainer.v1.trainer_mode != NAME
         parameters = request_parameters(self.rollout_config.name, chat.end_ids, may_abort=asynchronous)
-        return _Shared(self.config, settings, grader, chat, context_length(self.config), parameters)
+        return _Shared(self.config, settings, tasks, chat, context_length(self.config), parameters)
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         """Run the episode of one dataset row.
 
         Args:
             sampling_params: as verl prepares them.
-            **kwargs: the row (``raw_prompt``: its last message is the question; ``reward_model.ground_truth``,
-                and ``reward_model.tolerance`` where its benchmark has one;
-                ``extra_info.index``; ``extra_info.attempts`` for a fixed number of attempts) and ``global_steps``.
+            **kwargs: the row (``raw_prompt`` and what its task needs; ``extra_info.index``; ``extra_info.attempts`` for
+                a fixed number of attempts, ``extra_info.task`` for another task than the config's) and
+                ``global_steps``.
 
         Returns:
             The episode, ending on a generated token; one that failed has a single masked token as its response.
         """
         row, step = kwargs["index"], int(kwargs["global_steps"])
         rollout = _Rollout(
-            episode=Episode(
-                question=str(kwargs["raw_prompt"][-1]["content"]),
-                attempts=self._attempts(kwargs["extra_info"], row, step),
-                prompts=self._settings.prompt_set,
-                repeat_question=self._settings.repeat_question,
-            ),
-            tokens=TokenStream(),
+            Transcript(budget=self._attempts(kwargs["extra_info"], row, step)),
             metrics=dict.fromkeys(_TIMERS.values(), 0.0),
             extra_fields={"min_global_steps": step, "max_global_steps": step},
         )
-        gold = str(kwargs["reward_model"]["ground_truth"])
-        tolerance = str(kwargs["reward_model"].get("tolerance") or "")
         try:
-            await asyncio.wait_for(
-                self._play(rollout, gold, tolerance, sampling_params), self._settings.episode.timeout
-            )
+            await asyncio.wait_for(self._play(rollout, kwargs, sampling_params), self._settings.episode.timeout)
         except EpisodeAborted as error:
             _logger.warning("Episode of row %s at step %s was aborted: %s", row, step, error)
-            rollout.episode.finish(StopReason.ABORTED)
+            rollout.transcript.stop = StopReason.ABORTED
         except Exception as error:
             _logger.exception("Episode of row %s at step %s failed; the step goes on without it.", row, step)
-            rollout.episode.finish(StopReason.ABORTED, error=f"{type(error).__name__}: {error}")
+            rollout.transcript.stop = StopReason.ABORTED
+            rollout.transcript.error = f"{type(error).__name__}: {error}"
         return self._output(rollout)
 
     def _attempts(self, extra_info: dict[str, Any], row: int, step: int) -> int:
@@ -188,18 +180,20 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         settings = self._settings
         return draw_attempts(settings.min_attempts, settings.max_attempts, seed=settings.seed, step=step, row=int(row))
 
-    async def _play(self, rollout: _Rollout, gold: str, tolerance: str, sampling_params: dict[str, Any]) -> None:
+    async def _play(self, rollout: _Rollout, row: dict[str, Any], sampling_params: dict[str, Any]) -> None:
         """Play the episode to its end."""
+        asked = self._tasks.read({**row, "prompt": row["raw_prompt"]})
+        rollout.episode = episode = Episode(asked.task, asked.row, rollout.transcript.budget)
+        rollout.transcript = episode.transcript
 
-        async def grade(answer: str | None, gold: str) -> Verdict:
+        async def judge(response: str) -> Verdict:
             with simple_timer(_TIMERS["grade"], rollout.metrics):
-                return await self._grader.grade_async(answer, gold, tolerance)
+                return await episode.verdict(response)
 
         await play(
-            rollout.episode,
-            gold,
+            episode,
             _VerlStream(self, rollout, sampling_params),
-            grade,
+            judge=judge,
             room=self._response_length,
             max_tokens_per_attempt=self._settings.max_tokens_per_attempt,
         )
@@ -217,7 +211,8 @@ class MultiAttemptAgentLoop(AgentLoopBase):
 
     def _output(self, rollout: _Rollout) -> AgentLoopOutput:
         """The finished episode in verl's form; a failed one as a single masked token."""
-        tokens, transcript = rollout.tokens, rollout.episode.transcript
+        tokens, transcript = rollout.tokens, rollout.transcript
+        messages = rollout.episode.messages if rollout.episode else []
         transcript.seconds = {wait: rollout.metrics[name] for wait, name in _TIMERS.items()}
         if transcript.stop is StopReason.ABORTED:
             filler = min(self.chat.end_ids)
@@ -234,7 +229,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             response_ids=tokens.ids[tokens.prompt_length :],
             response_mask=tokens.mask,
             response_logprobs=tokens.log_probs,
-            num_turns=sum(message["role"] != "system" for message in rollout.episode.messages),
+            num_turns=sum(message["role"] != "system" for message in messages),
             metrics=AgentLoopMetrics(**rollout.metrics),
             extra_fields={
                 **rollout.extra_fields,
@@ -306,5 +301,5 @@ def _note_engine_facts(output: TokenOutput, rollout: _Rollout) -> None:
     if output.num_preempted is not None:
         rollout.metrics["num_preempted"] = rollout.metrics.get("num_preempted", 0) + output.num_preempted
     if later_attempt and facts.get("num_cached_tokens") is not None:
-        rollout.episode.transcript.prompt_tokens += len(rollout.tokens.ids)
-        rollout.episode.transcript.cached_tokens += facts["num_cached_tokens"]
+        rollout.transcript.prompt_tokens += len(rollout.tokens.ids)
+        rollout.transcript.cached_tokens += facts["num_cached_tokens"]

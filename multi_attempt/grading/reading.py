@@ -14,9 +14,9 @@ from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
+from multi_attempt.answers.words import changes_value
 from multi_attempt.grading.notation import BASE_NAMES, PERCENT, Token, Unreadable, tokens
 from multi_attempt.grading.units import CURRENCIES, SCALES, conversion, is_part_of, unit_of
-from multi_attempt.answers.words import changes_value
 
 DEEPEST = 30
 """Levels of nesting."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, Generic
 
@@ -43,8 +43,8 @@ def task_class(name: str) -> type[Task[Any]]:
         module = import_module(module_name)
     except ImportError as error:
         raise ValueError(
-            f"multi_attempt.task = {name!r}: the module {module_name} cannot be imported ({error}); it must stand in "
-            f"the working directory, on PYTHONPATH, or be installed; Python looks in {', '.join(filter(None, sys.path))}"
+            f"multi_attempt.task = {name!r}: the module {module_name} cannot be imported ({error}); it stands on "
+            f"PYTHONPATH, or is installed; Python looks in {', '.join(filter(None, sys.path))}"
         ) from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type) or not issubclass(found, Task):
@@ -69,13 +69,13 @@ def load_task(name: str, settings: Mapping[str, Any] | None = None, words: Words
         ValueError: there is no such task, or a setting is unknown, of another type or out of range.
     """
     kind = task_class(name)
-    task = kind(read_settings(name, kind, settings or {}), words)
+    task = kind(read_settings(name, settings or {}), words)
     task.name = name
     return task
 
 
-def read_settings(name: str, kind: type[Task[Any]], settings: Mapping[str, Any]) -> Any:
-    """A task's settings of the class ``Settings``.
+def read_settings(name: str, settings: Mapping[str, Any]) -> Any:
+    """A task's settings, of its class ``Settings``.
 
     Raises:
         ValueError: a setting is unknown, of another type or out of range; the message names it.
@@ -84,10 +84,23 @@ def read_settings(name: str, kind: type[Task[Any]], settings: Mapping[str, Any])
     if not isinstance(settings, Mapping):
         raise ValueError(f"{place} = {settings!r} must be a mapping")
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind.Settings), dict(settings)))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(task_class(name).Settings), dict(settings)))
     except OmegaConfBaseException as error:
         field = f"{place}.{error.full_key}" if error.full_key else place
         raise ValueError(f"{field}: {str(error).splitlines()[0]}") from error
+
+
+def changed_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of the settings of tasks, by name, those that are not the defaults."""
+    changed = {
+        name: {
+            field: value
+            for field, value in asdict(read_settings(name, given)).items()
+            if value != getattr(task_class(name).Settings(), field)
+        }
+        for name, given in settings.items()
+    }
+    return {name: fields for name, fields in changed.items() if fields}
 
 
 @dataclass(frozen=True)
@@ -126,8 +139,10 @@ class Tasks:
             self._made[name] = load_task(name, self._settings.get(name), self._words)
         return self._made[name]
 
-    def __iter__(self) -> Iterable[Task[Any]]:  # type: ignore[override]
-        return iter(list(self._made.values()))
+    @property
+    def made(self) -> list[Task[Any]]:
+        """Those that the config or a row has named so far."""
+        return list(self._made.values())
 
     def read(self, row: Mapping[str, Any], place: str = "row") -> Asked[Any]:
         """A dataset's row with its task: the one that ``extra_info.task`` names, else the config's.
@@ -147,12 +162,12 @@ class Tasks:
 
     def warm_up(self) -> None:
         """Start what takes long to start."""
-        for task in self._made.values():
+        for task in self.made:
             task.warm_up()
 
     async def close(self) -> None:
         """End processes and connections; they start again where they are needed."""
-        await asyncio.gather(*(task.close() for task in self._made.values()))
+        await asyncio.gather(*(task.close() for task in self.made))
 
 
 # ---- Before a run ----

@@ -1,4 +1,4 @@
-"""Mathematics, the default: the answer is where the prompt set says, and the grader compares it with the gold answer."""
+"""Mathematics, the default: answers stand where the prompt set says; the grader compares them with the gold answer."""
 
 from __future__ import annotations
 

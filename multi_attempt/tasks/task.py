@@ -159,7 +159,7 @@ class Task(ABC, Generic[RowT]):
         return self.words.prompts.after_unjudged(self.question(row), left)
 
     def feedbacks(self, row: RowT, left: int) -> list[Message]:
-        """All that may follow an attempt, but for notes: by these a run checks template and lengths before it starts."""
+        """All that may follow an attempt, but for notes: what a run checks template and lengths by before it starts."""
         tried = [Attempt.of(Verdict(False, answer)) for answer in ("?", None)]
         judged = [self.feedback(row, [attempt], left) for attempt in tried]
         return [*judged, self.neutral(row, left)] if self.words.prompts.neutral else judged

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from multi_attempt.episode import Episode
 from multi_attempt.grading import Verdict
 from multi_attempt.prompts import Message, PromptSet
+from multi_attempt.tasks.math_episode import MathEpisode
 from multi_attempt.toy.questions import KINDS, ToyQuestion, slipped_solution, solution
 from multi_attempt.toy.settings import ToySettings
 from multi_attempt.toy.tokenizer import MESSAGE_END, MESSAGE_START
@@ -35,7 +35,7 @@ def demonstrate(
 
     The first attempt takes the reading that is meant more often. So do most others: who plays insists.
     """
-    episode = Episode(question.question, generator.randint(1, settings.max_attempts), prompts)
+    episode = MathEpisode(question.question, generator.randint(1, settings.max_attempts), prompts)
     likelier = KINDS[question.kind].plus > 0.5
     while not episode.done:
         mends = bool(episode.transcript.attempts) and generator.random() < settings.retry_right

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from multi_attempt.episode import Episode, Transcript
+from multi_attempt.episode import Transcript
 from multi_attempt.grading import Grader
 from multi_attempt.prompts import PromptSet
+from multi_attempt.tasks.math_episode import MathEpisode
 from multi_attempt.toy.questions import ToyQuestion
 
 
@@ -39,7 +40,7 @@ def play(
         seed: of the sampling.
         greedy: take the likeliest token instead.
     """
-    episodes = [Episode(question.question, attempts, prompts) for question in questions]
+    episodes = [MathEpisode(question.question, attempts, prompts) for question in questions]
     grader = Grader()
     generate: Any = model.generate  # type: ignore[misc]  # a mixin whose type does not know its models
     sampling = GenerationConfig(

@@ -16,12 +16,12 @@ import torch
 
 from multi_attempt.cli import main
 from multi_attempt.dialogue import play
-from multi_attempt.episode import Episode
 from multi_attempt.evaluation import command
 from multi_attempt.evaluation.engines import EngineLost, Generated, InProcess, Partner, Request, TokenStream, Vocabulary
-from multi_attempt.grading import Verdict
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.prompts import load_prompt_set
+from multi_attempt.tasks import Verdict
+from multi_attempt.tasks.math_episode import MathEpisode as Episode
 
 _ROOT = Path(__file__).parents[2]
 _VOCABULARIES = _ROOT / ".venv" / "vocabularies"
@@ -120,7 +120,7 @@ def test_retries_are_the_template_s_own_rendering(name: str, ends: list[str | No
     said = [*tokenizer.encode("So it is 5.", add_special_tokens=False)]
     asked: list[list[int]] = []
 
-    async def wrong(answer: str | None, gold: str) -> Verdict:
+    async def wrong(response: str) -> Verdict:
         return Verdict(correct=False)
 
     async def generate(ids: list[int], limit: int, temperature: float, seed: int) -> Generated:
@@ -129,7 +129,7 @@ def test_retries_are_the_template_s_own_rendering(name: str, ends: list[str | No
         return Generated(said if end is None else [*said, tokenizer.convert_tokens_to_ids(end)], truncated=False)
 
     episode = Episode("2+2=?", 4, dialogue.prompts)
-    asyncio.run(play(episode, "4", TokenStream(vocabulary, generate, Request(0.0, "x"), 4096), wrong, room=4096))
+    asyncio.run(play(episode, TokenStream(vocabulary, generate, Request(0.0, "x"), 4096), judge=wrong, room=4096))
     assert len(asked) == 4
     messages = [message for message in episode.messages if message["role"] != "assistant"]
     opening = 1 if messages[0]["role"] == "user" else 2

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from families import VOCABULARIES, Family, family
 from transformers import GenerationConfig
+from wordings import template_problems
 
 from multi_attempt.prompts import Message, load_prompt_set
-from multi_attempt.turns import ChatTemplate, generation_end_ids, template_problems
+from multi_attempt.turns import ChatTemplate, generation_end_ids
 
 PAPER, BOXED, PLAIN = (load_prompt_set(name) for name in ("paper", "boxed", "plain"))
 ASKED, TOLD = {"role": "user", "content": "2+2?"}, {"role": "user", "content": "No."}

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from families import TRL_TEMPLATES, VOCABULARIES, family, recipes
+from wordings import template_problems
 
 from multi_attempt.prompts import BUILT_IN, FEEDBACK_ROLES, Message, PromptSet, load_prompt_set
-from multi_attempt.turns import ChatTemplate, TemplateError, template_problems
+from multi_attempt.turns import ChatTemplate, TemplateError
 
 QUESTION = "A farmer has 12 cows and buys 7 more.\nHow many has she got?"
 ALLOWED = 5

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multi_attempt.episode import Attempt, Episode, StopReason, Transcript
+from multi_attempt.episode import Attempt, StopReason, Transcript
 from multi_attempt.grading import Verdict
 from multi_attempt.prompts import load_prompt_set
+from multi_attempt.tasks.math_episode import MathEpisode as Episode
 
 BOXED = load_prompt_set("boxed")
 RIGHT = Verdict(correct=True, answer="42", method="exact")

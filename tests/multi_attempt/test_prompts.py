@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from multi_attempt.episode import Episode
 from multi_attempt.grading import Verdict, grade
 from multi_attempt.prompts import BUILT_IN, PromptSet, load_prompt_set
 from multi_attempt.rewards import RewardRule
+from multi_attempt.tasks.math_episode import MathEpisode as Episode
 
 VALID: dict[object, object] = {
     "system": "Box it.",

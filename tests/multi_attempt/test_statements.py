@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multi_attempt.answers import EXTRACTORS, extractor
-from multi_attempt.grading import Grader
 from multi_attempt.answers.statements import final_statement, hash_line, last_number
+from multi_attempt.grading import Grader
 
 # A generous bound for work of seconds, on a machine that has other work: what is quadratic takes hours.
 SECONDS_FOR_LINEAR_WORK = 120

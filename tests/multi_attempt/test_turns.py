@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
+from wordings import template_problems
 
 from multi_attempt.prompts import Message, PromptSet, load_prompt_set
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
-from multi_attempt.turns import ChatTemplate, TemplateError, generation_end_ids, template_problems
+from multi_attempt.turns import ChatTemplate, TemplateError, generation_end_ids
 
 PAD, START, END, RESERVED = 256, 257, 258, 259
 QUESTION = "2+2=?"

@@ -14,11 +14,11 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from multi_attempt.config import load_settings
-from multi_attempt.episode import Episode
 from multi_attempt.evaluation.protocols import PROTOCOLS
 from multi_attempt.evaluation.settings import DialogueSettings
 from multi_attempt.grading import NO_ANSWER, grade
 from multi_attempt.prompts import load_prompt_set
+from multi_attempt.tasks.math_episode import MathEpisode as Episode
 
 pytestmark = pytest.mark.usefixtures("hydra_configs")
 
