@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 import datasets
 from omegaconf import DictConfig, ListConfig
 from verl.workers.rollout.utils import get_max_position_embeddings
 
-from multi_attempt.answers import boxed
 from multi_attempt.config import TaskSettings
 from multi_attempt.data import read_evaluation_source
-from multi_attempt.grading import read_tolerance
-from multi_attempt.prompts import Message
+from multi_attempt.tasks import Message, Task
+from multi_attempt.tasks.load import Asked, Tasks, row_problems
 from multi_attempt.turns import ChatTemplate, TemplateError, template_problems
 from verl_ext.chat import chat_template, context_length, load_tokenizer
 from verl_ext.model_config import ACTOR_MODEL, load_model_config
@@ -42,12 +42,11 @@ def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
     if tokenizer.pad_token_id is None:
         yield f"{model}: its tokenizer has neither a pad token nor an end-of-sequence token to pad with; set one"
     try:
-        run = _Run(config, settings, chat_template(config, tokenizer), context_length(config))
+        run = _Run(config, settings, settings.make_tasks(), chat_template(config, tokenizer), context_length(config))
         yield from _context_errors(config)
     except ValueError as error:
         yield f"{model}: {error}"
         return
-    longest_question = ""
     for name in ("train_files", "val_files"):
         try:
             rows = _load(config.data[name])
@@ -60,13 +59,49 @@ def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
             yield f"data.{name} = {config.data[name]}: {len(problems) - _NAMED_ROWS} more problems of this kind"
         if name == "train_files":
             yield from _step_errors(len(rows), config)
-        longest_question = max([longest_question, *(_question(row, config) for row in rows)], key=len)
-    problems = template_problems(
-        run.chat, settings.prompt_set, longest_question, run.most_attempts, settings.repeat_question
-    )
+    problems = [problem for words in run.words.values() for problem in words.problems(run)]
     yield from (f"{model}: {problem}" for problem in problems)
-    if not problems:
-        yield from _budget_errors(run, longest_question)
+    if not problems and run.words:
+        yield from _budget_errors(run)
+    yield from _missing(run.tasks)
+
+
+def _missing(tasks: Tasks) -> Iterator[str]:
+    """What tasks need of the machine, and is not there."""
+    for task in tasks.made:
+        try:
+            task.check()
+        except ValueError as error:
+            yield str(error)
+
+
+@dataclass
+class _Words:
+    """What a task says of its rows, as far as it decides whether template and lengths will do.
+
+    Attributes:
+        task: whose words they are.
+        longest: its row of the longest question.
+    """
+
+    task: Task[Any]
+    longest: Any
+
+    def note(self, row: Any) -> None:
+        """Take another row into account."""
+        self.longest = max(self.longest, row, key=lambda each: len(self.task.question(each)))
+
+    def problems(self, run: _Run) -> list[str]:
+        """Why the template cannot show the task's dialogues."""
+        attempts = run.most_attempts
+        feedbacks = self.task.feedbacks(self.longest, attempts - 1) if attempts > 1 else []
+        return template_problems(run.chat, self.task.wording, self.task.opening(self.longest, attempts), feedbacks)
+
+    def shortest_opening(self, attempts: int) -> list[Message]:
+        """Messages before the first attempt that are not longer than those of any row."""
+        row = self.longest
+        bare = replace(row, question="?") if isinstance(getattr(row, "question", None), str) else row
+        return self.task.opening(bare, attempts)
 
 
 @dataclass
@@ -75,23 +110,43 @@ class _Run:
 
     Attributes:
         config: the run's.
-        settings: of the task.
+        settings: under ``multi_attempt``.
+        tasks: of the rows.
         chat: the model's chat template.
         context: the tokens that prompt and response can have together.
         most_attempts: the most that any episode of the run allows, as far as it is known.
         most_allowed_by: the row that allows them; empty where it is multi_attempt.max_attempts.
+        words: of each task that a row is of, by its name.
     """
 
     config: DictConfig
     settings: TaskSettings
+    tasks: Tasks
     chat: ChatTemplate
     context: int
     most_attempts: int = 0
     most_allowed_by: str = ""
+    words: dict[str, _Words] = field(default_factory=dict)
     _overheads: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.most_attempts = self.settings.max_attempts
+
+    def read(self, row: Mapping[str, Any], number: int) -> Asked[Any]:
+        """A row with its task.
+
+        Raises:
+            ValueError: it has not what its task needs.
+        """
+        key = self.config.data.prompt_key
+        prompt = row.get(key)
+        asked = self.tasks.read({**row, "prompt": prompt}, f"row {number}")
+        if not isinstance(prompt, list):
+            raise ValueError(
+                f"row {number}: {key} = {prompt!r} must be a list of messages, if an empty one; verl reads it"
+            )
+        self.words.setdefault(asked.task.name, _Words(asked.task, asked.row)).note(asked.row)
+        return asked
 
     def overhead(self, messages: Sequence[Message]) -> int:
         """Tokens that the template adds to messages of these roles: more than it adds when they have any content."""
@@ -140,28 +195,17 @@ def _load_file(file: Any) -> list[dict[str, Any]]:
 def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iterator[str]:
     config = run.config
     indices: dict[int, int] = {}
+    numbered: dict[int, Asked[Any]] = {}
     for number, row in enumerate(rows):
-        prompt = row.get(config.data.prompt_key)
-        if not _question(row, config).strip():
-            yield (
-                f"row {number}: {config.data.prompt_key} = {prompt!r} holds no question: its last message must be one, "
-                "as a text in its field content"
-            )
-            continue
         if badly_made := [name for name in _MAPPINGS if not isinstance(row.get(name) or {}, dict)]:
             for name in badly_made:
                 yield f"row {number}: {name} = {row[name]!r} must be a mapping; correct the row"
             continue
-        gold = (row.get("reward_model") or {}).get("ground_truth")
-        if not isinstance(gold, str) or boxed(f"\\boxed{{{gold}}}") != gold.strip():
-            yield (
-                f"row {number}: reward_model.ground_truth = {gold!r} is no answer that could stand in a box; correct "
-                "or remove the row"
-            )
         try:
-            read_tolerance(str((row.get("reward_model") or {}).get("tolerance") or ""))
+            numbered[number] = asked = run.read(row, number)
         except ValueError as error:
-            yield f"row {number}: reward_model.{error}"
+            yield str(error)
+            continue
         extra_info = row.get("extra_info") or {}
         index, attempts = extra_info.get("index"), extra_info.get("attempts")
         if not _is_whole(index):
@@ -183,7 +227,21 @@ def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iter
         if allowed > run.most_attempts:
             field = "val_files" if validation else "train_files"
             run.most_attempts, run.most_allowed_by = allowed, f"data.{field} = {config.data[field]}: row {number}"
-        yield from _question_errors(number, _question(row, config), allowed, run)
+        yield from _question_errors(number, asked, allowed, run)
+    yield from _gold_errors(numbered)
+
+
+def _gold_errors(rows: Mapping[int, Asked[Any]]) -> Iterator[str]:
+    """Rows whose task says that they are of no use, or that calls their own gold response wrong."""
+    problems = asyncio.run(_problems(rows.values()))
+    yield from (f"row {number}: {problem}" for number, problem in zip(rows, problems, strict=True) if problem)
+
+
+async def _problems(asked: Collection[Asked[Any]]) -> list[str]:
+    try:
+        return await row_problems(asked)
+    finally:
+        await asyncio.gather(*(task.close() for task in {each.task for each in asked}))
 
 
 def _is_whole(value: Any) -> TypeGuard[int]:
@@ -203,13 +261,13 @@ def _source_errors(number: int, row: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _question_errors(number: int, question: str, attempts: int, run: _Run) -> Iterator[str]:
-    if marks := run.chat.marks_in(question):
+def _question_errors(number: int, asked: Asked[Any], attempts: int, run: _Run) -> Iterator[str]:
+    if marks := run.chat.marks_in(asked.task.question(asked.row)):
         yield (
             f"row {number}: the question holds {', '.join(map(repr, marks))}, which the tokenizer takes for a special "
             "token, so that it would open or close turns of its own; write it otherwise, or remove the row"
         )
-    messages = run.settings.prompt_set.opening(question, attempts)
+    messages = asked.task.opening(asked.row, attempts)
     configured = run.config.data.max_prompt_length
     limit = min(configured, run.context - 1)
     # A token has at least a byte, so that most rows need no tokenizer.
@@ -232,14 +290,6 @@ def _question_errors(number: int, question: str, attempts: int, run: _Run) -> It
         )
 
 
-def _question(row: dict[str, Any], config: DictConfig) -> str:
-    """The content of the last message; empty if there is no text in that place."""
-    prompt = row.get(config.data.prompt_key)
-    last = prompt[-1] if isinstance(prompt, list) and prompt else None
-    content = last.get("content") if isinstance(last, dict) else None
-    return content if isinstance(content, str) else ""
-
-
 def _step_errors(rows: int, config: DictConfig) -> Iterator[str]:
     batch, trainer = config.data.train_batch_size, config.trainer
     if rows < batch:
@@ -254,12 +304,12 @@ def _step_errors(rows: int, config: DictConfig) -> Iterator[str]:
         )
 
 
-def _budget_errors(run: _Run, longest_question: str) -> Iterator[str]:
+def _budget_errors(run: _Run) -> Iterator[str]:
     """Whether the last attempt fits when all before it are as long as they may be."""
     settings, length = run.settings, run.config.data.max_response_length
     attempts, cap = settings.max_attempts, settings.max_tokens_per_attempt or 1
-    opening = settings.prompt_set.opening("?", attempts)
-    prompt, between = len(run.chat.opening(opening)), _most_between(run, longest_question)
+    prompt = min(len(run.chat.opening(words.shortest_opening(attempts))) for words in run.words.values())
+    between = max(_most_between(run, words) for words in run.words.values())
     needed = attempts * cap + (attempts - 1) * between
     what = (
         f"multi_attempt.max_attempts = {attempts} attempts of multi_attempt.max_tokens_per_attempt = "
@@ -286,14 +336,14 @@ def _budget_errors(run: _Run, longest_question: str) -> Iterator[str]:
         )
 
 
-def _most_between(run: _Run, longest_question: str) -> int:
-    """Tokens that may stand between two attempts."""
-    settings = run.settings
-    opening = settings.prompt_set.opening("?", settings.max_attempts)
+def _most_between(run: _Run, words: _Words) -> int:
+    """Tokens that may stand between two attempts at a task, but for notes."""
+    attempts = run.settings.max_attempts
+    opening = words.shortest_opening(attempts)
     return max(
         len(run.chat.after_attempt([*opening, {"role": "assistant", "content": "?"}, feedback], end_id))
         for end_id in run.chat.end_ids
-        for feedback in settings.prompt_set.feedbacks(longest_question, settings.max_attempts, settings.repeat_question)
+        for feedback in words.task.feedbacks(words.longest, attempts)
     )
 
 

@@ -41,12 +41,14 @@ def read_row(kind: type[RowT], row: Mapping[str, Any], place: str) -> RowT:
         found, name = _find(row, field.name)
         if found is None:
             if _needed(field, hints[field.name]):
-                raise ValueError(f"{place}: {_missing(field.name, row)}")
+                raise ValueError(f"{place}: {_missing(field.name, name, row)}")
             continue
         try:
             values[field.name] = _read(found, hints[field.name])
         except TypeError as error:
-            raise ValueError(f"{place}: {name} = {found!r:.{_SHOWN}} must be {error}; correct the row") from None
+            raise ValueError(
+                f"{place}: {name} = {found!r:.{_SHOWN}} must be {error}; correct or remove the row"
+            ) from None
     try:
         return kind(**{**_absent(kind, hints), **values})
     except ValueError as error:  # the dataclass's own rules
@@ -62,23 +64,24 @@ def question_of(row: Mapping[str, Any]) -> str | None:
 
 
 def _find(row: Mapping[str, Any], name: str) -> tuple[Any, str]:
-    """What a row has under a name, and where; None where it has nothing."""
+    """What a row has under a name, and where; None where it has nothing, and no place where it does not say so."""
     if name == _QUESTION and "prompt" in row:
         return question_of(row), "prompt"
-    for place in _PLACES:
-        part = row.get(place)
-        if isinstance(part, Mapping) and part.get(name) is not None:
-            return part[name], f"{place}.{name}"
-    return row.get(name), name
+    parts = [(f"{place}.{name}", row[place]) for place in _PLACES if isinstance(row.get(place), Mapping)]
+    found = [(part[name], where) for where, part in [*parts, (name, row)] if name in part]
+    return next((each for each in found if each[0] is not None), (found or [(None, "")])[0])
 
 
-def _missing(name: str, row: Mapping[str, Any]) -> str:
+def _missing(name: str, place: str, row: Mapping[str, Any]) -> str:
     if name == _QUESTION and "prompt" in row:
         return (
             f"prompt = {row['prompt']!r:.{_SHOWN}} holds no question: its last message must be one, as a text in its "
             "field content"
         )
-    return f"{name} is missing; the task needs it in extra_info, in reward_model or in the row itself"
+    missing = f"{place} = None" if place else f"{name} is missing"
+    return (
+        f"{missing}; its task needs it, in extra_info, in reward_model or in the row itself: correct or remove the row"
+    )
 
 
 def _needed(field: Field[Any], hint: Any) -> bool:
