@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from multi_attempt.connection import EngineLost
 from multi_attempt.dialogue import Response
-from multi_attempt.evaluation.connection import EngineLost
 from multi_attempt.evaluation.engines import ContextFull, EngineStream, MakeStream, Partner, Request, Server
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.prompts import Message

@@ -19,7 +19,7 @@ from multi_attempt.evaluation.replicas import ALL, Replicas, device_groups
 from multi_attempt.evaluation.run_files import EPISODES_FILE
 from multi_attempt.evaluation.statistics import MACRO
 from multi_attempt.evaluation.tables import in_range, interval_of
-from multi_attempt.grading import read_tolerance
+from multi_attempt.tasks.load import Tasks
 
 FAILED = 1
 """Exit status when the engine was lost, or episodes failed for good: their figures are ranges."""
@@ -134,7 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
         fresh_temperature=arguments.sampling_temperature,
     )
     models = _checked(named, arguments.server)
-    rows = [row for files in arguments.data for path in files for row in _read_rows(path)]
+    tasks = chosen.dialogue.make_tasks()
+    rows = [row for files in arguments.data for path in files for row in _read_rows(path, tasks)]
     questions = _once(rows)
     copies = [f"{len(rows) - len(questions)} rows repeat a question, which counts once"] * (len(rows) > len(questions))
     print(f"multi-attempt eval: {'; '.join([*_notes(arguments, chosen), *copies])}", file=sys.stderr)
@@ -260,7 +261,7 @@ def _check_flags_of_server(arguments: argparse.Namespace, chosen: chosen_setting
         )
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path, tasks: Tasks | None = None) -> list[Question]:
     """The questions of a Parquet or JSON lines file in verl's schema, or of a folder with a ``test.parquet``.
 
     A question counts once, however many rows hold it: a validation set has one for each number of attempts.
@@ -269,7 +270,7 @@ def read_questions(path: Path) -> list[Question]:
         ValueError: the file is missing, empty, or holds a row without question or answer, or different questions of the
             same name.
     """
-    return _once(_read_rows(path))
+    return _once(_read_rows(path, tasks or Tasks()))
 
 
 class _Row(NamedTuple):
@@ -299,7 +300,7 @@ class _Row(NamedTuple):
         return self.file == other.file and self.attempts != other.attempts
 
 
-def _read_rows(path: Path) -> list[_Row]:
+def _read_rows(path: Path, tasks: Tasks) -> list[_Row]:
     import datasets
 
     file = path / "test.parquet" if path.is_dir() else path
@@ -310,30 +311,21 @@ def _read_rows(path: Path) -> list[_Row]:
         rows = datasets.load_dataset(kind, data_files=str(file), split="train")
     except datasets.exceptions.DatasetGenerationError as error:
         raise ValueError(f"--data = {str(file)!r} is no {kind} file: {error.__cause__ or error}") from error
-    questions = [_row(row, file, number) for number, row in enumerate(rows)]
+    questions = [_row(row, tasks, file, number) for number, row in enumerate(rows)]
     if not questions:
         raise ValueError(f"--data = {str(file)!r} holds no questions")
     return questions
 
 
-def _row(row: dict[str, Any], file: Path, number: int) -> _Row:
-    try:
-        text, gold = row["prompt"][-1]["content"], row["reward_model"]["ground_truth"]
-        benchmark = row.get("data_source") or file.stem
-        extra_info = row.get("extra_info") or {}
-        tolerance = row["reward_model"].get("tolerance") or ""
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{file}: row {number} is not in verl's schema (prompt, reward_model.ground_truth)") from error
-    if not isinstance(text, str) or not isinstance(gold, str):
-        raise ValueError(f"{file}: row {number}: question and answer must be texts, not {text!r} and {gold!r}")
-    try:
-        read_tolerance(str(tolerance))
-    except ValueError as error:
-        raise ValueError(f"{file}: row {number}: reward_model.{error}") from error
+def _row(row: dict[str, Any], tasks: Tasks, file: Path, number: int) -> _Row:
+    extra_info = row.get("extra_info") or {}
+    asked = tasks.read(row, f"{file}: row {number}")
+    if problem := asked.task.problem(asked.row):
+        raise ValueError(f"{file}: row {number}: {problem}")
     names = [name for name in (extra_info.get("id") or None, extra_info.get("index")) if name is not None]
     attempts = extra_info.get("attempts")
-    benchmark = _without_attempts(str(benchmark), attempts)
-    question = Question(str([*names, number][0]), benchmark, text, gold, str(tolerance))
+    benchmark = _without_attempts(str(row.get("data_source") or file.stem), attempts)
+    question = Question.of(asked, str([*names, number][0]), benchmark, extra_info.get("task") or "")
     return _Row(file, question, attempts, named=bool(names))
 
 
@@ -349,11 +341,11 @@ def _once(rows: list[_Row]) -> list[Question]:
     Raises:
         ValueError: different questions of a benchmark have the same name.
     """
-    kept: dict[tuple[str, str], list[_Row]] = {}
+    kept: dict[tuple[str, str, str], list[_Row]] = {}
     named: dict[tuple[str, str], Question] = {}
     for row in rows:
         question = row.question
-        same = kept.setdefault((question.text, question.gold), [])
+        same = kept.setdefault((question.text, question.gold, repr(question.fields)), [])
         if any(row.repeats(other) for other in same):
             continue
         same.append(row)

@@ -1,6 +1,6 @@
 """Evaluate models: play the episodes that the protocols ask for, all at once, and keep each as it ends.
 
-Episodes, prompts, grader and tokens are those of training.
+Episodes, tasks and tokens are those of training.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from multi_attempt.config import GraderSettings
 from multi_attempt.dialogue import play
 from multi_attempt.episode import Episode, StopReason
 from multi_attempt.evaluation.engines import (
@@ -31,10 +30,11 @@ from multi_attempt.evaluation.engines import (
     weights_digest,
 )
 from multi_attempt.evaluation.figures import model_figures
-from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Rules
+from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Rules, Same
 from multi_attempt.evaluation.records import Place, Records, outcomes
-from multi_attempt.grading import Grader
 from multi_attempt.model_settings import DialogueSettings
+from multi_attempt.tasks import Task
+from multi_attempt.tasks.load import Asked, Tasks, row_problems
 from multi_attempt.turns import TemplateError, template_problems
 
 _logger = logging.getLogger(__name__)
@@ -51,8 +51,10 @@ class Question:
         id: its name in its benchmark.
         benchmark: the set of questions that it belongs to.
         text: what is asked.
-        gold: the right answer.
+        gold: what is right.
         tolerance: how far a number may be from it, where the benchmark says so.
+        task: the name of its task; empty for the settings' own.
+        fields: what its task needs beside these.
     """
 
     id: str
@@ -60,6 +62,34 @@ class Question:
     text: str
     gold: str
     tolerance: str = ""
+    task: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, asked: Asked[Any], id: str, benchmark: str, task: str = "") -> Question:
+        """A question as its task sees it."""
+        text, gold = asked.task.question(asked.row), asked.task.gold(asked.row)
+        said = {"question": text, "ground_truth": gold}
+        fields = {name: value for name, value in asdict(asked.row).items() if said.get(name) != value}
+        return cls(id, benchmark, text, gold, str(fields.pop("tolerance", None) or ""), task, fields)
+
+    def asked(self, tasks: Tasks) -> Asked[Any]:
+        """The question with its task."""
+        row = {"question": self.text, "ground_truth": self.gold, "tolerance": self.tolerance, **self.fields}
+        return tasks.read({**row, "extra_info": {"task": self.task}}, self.name)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"question {self.id!r} of {self.benchmark}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What it says, without what other questions than mathematics may have, where it has none of that."""
+        more = {"task": self.task, "fields": self.fields}
+        return {
+            **{name: getattr(self, name) for name in ("id", "benchmark", "text", "gold", "tolerance")},
+            **{name: value for name, value in more.items() if value},
+        }
 
 
 class Model(NamedTuple):
@@ -109,11 +139,8 @@ class Settings:
                 f"--samples = {self.samples} with --temperature = 0: greedy dialogues ({', '.join(dialogues)}) are all "
                 "the same; set a temperature above 0"
             )
-        if "blind" in self.protocols and not self.dialogue.prompts.neutral:
-            raise ValueError(
-                f"--prompts = {self.dialogue.prompts.name!r} cannot be used with the protocol blind: it has no field "
-                "'neutral', which words what follows an attempt on which nothing is said"
-            )
+        if "blind" in self.protocols:
+            _check_neutral(self.dialogue.make_tasks().default)
 
     @property
     def temperature(self) -> float:
@@ -137,7 +164,7 @@ class Settings:
 
     def fingerprint(self, questions: Sequence[Question]) -> dict[str, Any]:
         """What the episodes depend on; the protocols, K and the number of samples may change, and episodes are kept."""
-        asked = json.dumps([asdict(question) for question in questions])
+        asked = json.dumps([question.to_dict() for question in questions])
         return {
             "questions": hashlib.sha256(asked.encode()).hexdigest(),
             **self.dialogue.to_dict(),
@@ -168,26 +195,26 @@ def evaluate(
         What ``eval.json`` holds.
 
     Raises:
-        ValueError: a question cannot be asked (its prompt fills the context, it spells special tokens), the chat
+        ValueError: a question cannot be asked (its prompt fills the context, it spells special tokens), or its task
+            calls its own gold response wrong; a task has no words for a protocol, or lacks what it needs; the chat
             template cannot show the dialogues, or the folder belongs to another evaluation.
         EngineLost: the engine gave up; the episodes so far are kept.
     """
+    work = _Work(settings, questions)
+    work.check()
     digests = {
         model.name: weights_digest(Path(model.path)) if Path(model.path).is_dir() else model.path for model in models
     }
     partners = {model: engine.prepare(model.path, settings.dialogue) for model in models}
     contexts = {model.name: partner.context for model, partner in partners.items()}
-    partners = {model: _with_room(model, partner, questions, settings) for model, partner in partners.items()}
+    partners = {model: _with_room(model, partner, work) for model, partner in partners.items()}
     with Records(output, settings.fingerprint(questions), digests, contexts, restart) as records:
-        grader = GraderSettings(policies=settings.dialogue.policies).make()
         try:
-            rules = Rules(settings.attempts, settings.samples, lambda one, other: grader.grade(one, other).correct)
             for model, partner in partners.items():
-                evaluation = _Evaluation(model, partner, questions, settings, rules, records, grader)
-                asyncio.run(evaluation.run(engine))
-            figures = _figures(partners, questions, settings, rules, records)
+                asyncio.run(_Evaluation(model, partner, work, records).run(engine))
+            figures = _figures(partners, work, records)
         finally:
-            grader.close()
+            asyncio.run(work.tasks.close())
         records.write_figures(figures)
     return figures
 
@@ -195,13 +222,74 @@ def evaluate(
 # ---- Before anything starts ----
 
 
-def _with_room(model: Model, partner: Partner, questions: Sequence[Question], settings: Settings) -> Partner:
+class _Work:
+    """What there is to do: the questions with their tasks."""
+
+    def __init__(self, settings: Settings, questions: Sequence[Question]) -> None:
+        self.settings, self.questions = settings, questions
+        self.tasks = settings.dialogue.make_tasks()
+        self.rules = Rules(settings.attempts, settings.samples)
+        self._asked = {(each.benchmark, each.id): each.asked(self.tasks) for each in questions}
+
+    def asked(self, question: Question) -> Asked[Any]:
+        """A question with its task."""
+        return self._asked[question.benchmark, question.id]
+
+    def same(self, benchmark: str, id: str) -> Same:
+        """What makes two answers to a question the same."""
+        return self._asked[benchmark, id].task.same
+
+    def episode(self, question: Question, attempts: int, *, blind: bool = False) -> Episode:
+        """An episode that has not begun."""
+        asked = self.asked(question)
+        return Episode(asked.task, asked.row, attempts, blind=blind)
+
+    def longest(self) -> list[Asked[Any]]:
+        """For each task its longest question."""
+        longest: dict[str, Asked[Any]] = {}
+        for question in sorted(self.questions, key=lambda each: len(each.text)):
+            longest[self.asked(question).task.name] = self.asked(question)
+        return list(longest.values())
+
+    def check(self) -> None:
+        """Whether the tasks have all that they need.
+
+        Raises:
+            ValueError: one has not, or calls a gold response of its own wrong.
+        """
+        for asked in self.longest():
+            asked.task.check()
+            if "blind" in self.settings.protocols:
+                _check_neutral(asked.task)
+        # In a thread of its own, since an event loop may be running in this one.
+        with ThreadPoolExecutor(1) as apart:
+            problems = apart.submit(asyncio.run, self._problems()).result()
+        for question, problem in zip(self.questions, problems, strict=True):
+            if problem:
+                raise ValueError(f"{question.name}: {problem}")
+
+    async def _problems(self) -> list[str]:
+        try:
+            return await row_problems([self.asked(question) for question in self.questions])
+        finally:
+            await self.tasks.close()
+
+
+def _check_neutral(task: Task[Any]) -> None:
+    if not task.is_neutral_worded:
+        raise ValueError(
+            f"--prompts = {task.words.prompts.name!r} cannot be used with the protocol blind: it has no field "
+            "'neutral', which words what follows an attempt on which nothing is said"
+        )
+
+
+def _with_room(model: Model, partner: Partner, work: _Work) -> Partner:
     """The model with as much of its context as the questions can use, if all of them can be asked.
 
     Raises:
         ValueError: one cannot; the message names it.
     """
-    limit = settings.dialogue.max_response_length
+    limit = work.settings.dialogue.max_response_length
     if partner.context is None and limit is None:
         raise ValueError(
             f"--model = {model.path!r}: nobody says how long its context is, nor so how many tokens a dialogue may "
@@ -209,17 +297,18 @@ def _with_room(model: Model, partner: Partner, questions: Sequence[Question], se
         )
     if partner.vocabulary is None:
         return partner
-    _check_template(model, partner, questions, settings)
-    longest = max(_prompt_length(model, partner, question, settings) for question in questions)
+    _check_template(model, partner, work)
+    longest = max(_prompt_length(model, partner, question, work) for question in work.questions)
     lengths = (partner.context, None if limit is None else longest + limit)
     return replace(partner, context=min(length for length in lengths if length is not None))
 
 
-def _check_template(model: Model, partner: Partner, questions: Sequence[Question], settings: Settings) -> None:
+def _check_template(model: Model, partner: Partner, work: _Work) -> None:
     assert partner.vocabulary is not None
-    chat, dialogue = partner.vocabulary.chat, settings.dialogue
-    longest = max((question.text for question in questions), key=len)
-    problems = template_problems(chat, dialogue.prompts, longest, settings.attempts, dialogue.repeat_question)
+    chat, attempts, problems = partner.vocabulary.chat, work.settings.attempts, []
+    for task, row in ((asked.task, asked.row) for asked in work.longest()):
+        feedbacks = task.feedbacks(row, attempts - 1) if attempts > 1 else []
+        problems += template_problems(chat, task.wording, task.opening(row, attempts), feedbacks)
     if problems:
         raise ValueError(
             f"--model = {model.path!r}: {'; '.join(problems)}. The flags for these settings of training are --prompts, "
@@ -227,17 +316,17 @@ def _check_template(model: Model, partner: Partner, questions: Sequence[Question
         )
 
 
-def _prompt_length(model: Model, partner: Partner, question: Question, settings: Settings) -> int:
+def _prompt_length(model: Model, partner: Partner, question: Question, work: _Work) -> int:
     """Tokens of a question's longest prompt."""
     assert partner.vocabulary is not None
-    chat, name = partner.vocabulary.chat, f"question {question.id!r} of {question.benchmark}"
+    chat, name = partner.vocabulary.chat, question.name
     if marks := chat.marks_in(question.text):
         raise ValueError(
             f"{name} holds {', '.join(map(repr, marks))}, which the tokenizer of {model.path!r} takes for a special "
             "token, so that it would open or close turns of its own; write it otherwise, or leave the question out"
         )
     # Prompts differ in the number of attempts only, which is longest where it is greatest, or has words for 1.
-    prompts = [_episode(question, settings, attempts).messages for attempts in {1, settings.attempts}]
+    prompts = [work.episode(question, attempts).messages for attempts in {1, work.settings.attempts}]
     try:
         length = max(len(chat.opening(messages)) for messages in prompts)
     except TemplateError as error:
@@ -251,11 +340,6 @@ def _prompt_length(model: Model, partner: Partner, question: Question, settings:
     return length
 
 
-def _episode(question: Question, settings: Settings, attempts: int, *, blind: bool = False) -> Episode:
-    dialogue = settings.dialogue
-    return Episode(question.text, attempts, dialogue.prompts, dialogue.repeat_question, blind=blind)
-
-
 # ---- The episodes ----
 
 
@@ -265,31 +349,31 @@ class _Evaluation:
 
     model: Model
     partner: Partner
-    questions: Sequence[Question]
-    settings: Settings
-    rules: Rules
+    work: _Work
     records: Records
-    grader: Grader
     failures_in_a_row: int = 0
 
     async def run(self, engine: Engine) -> None:
         """Play what has not been played, or has failed."""
-        kinds = self.settings.kinds(self.rules)
+        kinds, questions = self.work.settings.kinds(self.work.rules), self.work.questions
         places = [
             (question, place)
             for kind in kinds
-            for question in self.questions
+            for question in questions
             if (place := Place(self.model.name, question.benchmark, question.id, kind)) not in self.records.played
         ]
         if not places:
             return
-        self.grader.warm_up()
-        total = len(kinds) * len(self.questions)
-        async with engine.open(self.partner) as make_stream:
-            with tqdm(
-                total=total, initial=total - len(places), desc=f"Evaluating {self.model.name}", unit="episode"
-            ) as bar:
-                await self._play_all(iter(places), make_stream, bar)
+        self.work.tasks.warm_up()
+        total = len(kinds) * len(questions)
+        try:
+            async with engine.open(self.partner) as make_stream:
+                with tqdm(
+                    total=total, initial=total - len(places), desc=f"Evaluating {self.model.name}", unit="episode"
+                ) as bar:
+                    await self._play_all(iter(places), make_stream, bar)
+        finally:
+            await self.work.tasks.close()
 
     async def _play_all(
         self, places: Iterator[tuple[Question, Place]], make_stream: MakeStream, bar: tqdm[Any]
@@ -299,7 +383,7 @@ class _Evaluation:
                 await self._play(question, place, make_stream)
                 bar.update()
 
-        workers = [asyncio.create_task(work()) for _ in range(self.settings.concurrency)]
+        workers = [asyncio.create_task(work()) for _ in range(self.work.settings.concurrency)]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -308,21 +392,14 @@ class _Evaluation:
             await asyncio.gather(*workers, return_exceptions=True)
 
     async def _play(self, question: Question, place: Place, make_stream: MakeStream) -> None:
-        settings, kind = self.settings, place.kind
-        episode = _episode(question, settings, kind.budget, blind=kind.protocol == "blind")
+        settings, kind = self.work.settings, place.kind
+        episode = self.work.episode(question, kind.budget, blind=kind.protocol == "blind")
         key = f"{settings.seed} {question.benchmark} {question.id} {' '.join(map(str, kind))}"
         stream = make_stream(Request(settings.temperature_of(kind), key))
         room = settings.dialogue.max_response_length or self.partner.context
         assert room is not None
         try:
-            await play(
-                episode,
-                question.gold,
-                stream,
-                partial(self.grader.grade_async, tolerance=question.tolerance),
-                room=room,
-                max_tokens_per_attempt=settings.dialogue.max_tokens_per_attempt,
-            )
+            await play(episode, stream, room=room, max_tokens_per_attempt=settings.dialogue.max_tokens_per_attempt)
             self.failures_in_a_row = 0
         except EngineLost:
             raise
@@ -338,7 +415,7 @@ class _Evaluation:
     def _give_up_after_failures(self, error: str) -> None:
         """A server that answers nothing any more would cost every episode all of its retries."""
         self.failures_in_a_row += bool(error)
-        if self.failures_in_a_row > self.settings.concurrency:
+        if self.failures_in_a_row > self.work.settings.concurrency:
             raise EngineLost(
                 f"{self.failures_in_a_row} episodes in a row failed; what was done is kept, and the same command goes "
                 f"on from there. The last error: {error}"
@@ -369,18 +446,12 @@ def _row(question: Question, episode: Episode, room: int) -> dict[str, Any]:
     }
 
 
-def _figures(
-    partners: Mapping[Model, Partner],
-    questions: Sequence[Question],
-    settings: Settings,
-    rules: Rules,
-    records: Records,
-) -> dict[str, Any]:
-    played = records.played
+def _figures(partners: Mapping[Model, Partner], work: _Work, records: Records) -> dict[str, Any]:
+    settings, questions, played = work.settings, work.questions, records.played
     benchmarks: dict[str, list[str]] = {}
     for question in questions:
         benchmarks.setdefault(question.benchmark, []).append(question.id)
-    kinds = settings.kinds(rules)
+    kinds = settings.kinds(work.rules)
     entries = []
     for model, partner in partners.items():
         vocabulary = partner.vocabulary
@@ -398,7 +469,7 @@ def _figures(
                 "path": model.path,
                 "architecture": vocabulary and {name: vocabulary.config.get(name) for name in _ARCHITECTURE},
                 "failed": missing,
-                **model_figures(places, settings.protocols, rules),
+                **model_figures(places, settings.protocols, work.rules, work.same),
             }
         )
     return {

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Episodes, Rules, Scored
+from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Episodes, Rules, Same, Scored
 from multi_attempt.evaluation.statistics import MACRO, WEIGHTED, Interval, accuracy
 
 Benchmarks = Mapping[str, Mapping[str, Episodes]]
 """``{benchmark: {question id: its episodes}}``, of one model."""
 
 
-def model_figures(benchmarks: Benchmarks, protocols: Sequence[str], rules: Rules) -> dict[str, Any]:
+SameOf = Callable[[str, str], Same]
+"""What makes two answers the same, by benchmark and question id."""
+
+
+def model_figures(benchmarks: Benchmarks, protocols: Sequence[str], rules: Rules, same_of: SameOf) -> dict[str, Any]:
     """``results`` and ``scores`` of one model, by protocol.
 
     ``results`` has accuracy with its interval, and the measures, for each benchmark and both means; ``scores`` has each
@@ -23,7 +28,7 @@ def model_figures(benchmarks: Benchmarks, protocols: Sequence[str], rules: Rules
     """
     results, scores = {}, {}
     for protocol in protocols:
-        scored = {name: _scored(protocol, questions, rules) for name, questions in benchmarks.items()}
+        scored = {name: _scored(protocol, name, questions, rules, same_of) for name, questions in benchmarks.items()}
         scores[protocol] = {
             name: {
                 question: [None if found is None else found.score for found in row] for question, row in rows.items()
@@ -34,10 +39,13 @@ def model_figures(benchmarks: Benchmarks, protocols: Sequence[str], rules: Rules
     return {"results": results, "scores": scores}
 
 
-def _scored(protocol: str, questions: Mapping[str, Episodes], rules: Rules) -> dict[str, list[Scored | None]]:
+def _scored(
+    protocol: str, benchmark: str, questions: Mapping[str, Episodes], rules: Rules, same_of: SameOf
+) -> dict[str, list[Scored | None]]:
     score = PROTOCOLS[protocol].score
+    its_rules = {question: replace(rules, same=same_of(benchmark, question)) for question in questions}
     return {
-        question: [score(episodes, attempts, rules) for attempts in range(1, rules.attempts + 1)]
+        question: [score(episodes, attempts, its_rules[question]) for attempts in range(1, rules.attempts + 1)]
         for question, episodes in questions.items()
     }
 

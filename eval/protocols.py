@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,12 +102,12 @@ class Rules:
     Attributes:
         attempts: the greatest number of attempts, K.
         samples: episodes of a kind for each question (dialogues), and fresh samples, of which there are at least K.
-        same: whether two answers are the same, for the vote.
+        same: whether two answers are the same, for the vote; of one question, as its task sees it.
     """
 
     attempts: int
     samples: int
-    same: Same
+    same: Same = operator.eq
 
     @property
     def fresh_samples(self) -> int:

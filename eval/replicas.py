@@ -20,8 +20,8 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
+from multi_attempt.connection import EngineLost
 from multi_attempt.evaluation.balance import opened_together
-from multi_attempt.evaluation.connection import EngineLost
 from multi_attempt.evaluation.engines import Continue, Generated, InProcess, MakeStream, Partner, TokenStream
 from multi_attempt.model_settings import DialogueSettings
 

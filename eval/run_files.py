@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from multi_attempt.data import read_evaluation_source
 from multi_attempt.model_settings import DialogueSettings
+from multi_attempt.tasks.load import DEFAULT
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "eval.json"
@@ -192,7 +193,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     root = _parsed(path.read_bytes(), str(path))
     for _, digest in root["models"].items():
         digest.get(str)
-    return {**root.value, "contexts": _contexts(root)}
+    # Evaluations of earlier versions say nothing of tasks.
+    return {"task": DEFAULT, "tasks": {}, "feedback_role": None, **root.value, "contexts": _contexts(root)}
 
 
 def _contexts(settings: _Node) -> dict[str, int | None]:

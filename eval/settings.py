@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from multi_attempt.grading import Policies
-from multi_attempt.model_settings import DialogueSettings, find, from_config, read
+from multi_attempt.model_settings import DialogueSettings, Policies, find, from_config, read
 from multi_attempt.prompts import FEEDBACK_ROLES, load_prompt_set
+from multi_attempt.tasks.load import DEFAULT, changed_settings
 
 DEFAULT_PROMPTS = "paper"
 
@@ -57,6 +57,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar=("NAME", "key=value"),
         help="the settings of a training config with these overrides, as for verl.trainer.main_ppo",
+    )
+    add(
+        "--task",
+        metavar="NAME",
+        help="the task of rows that name none: math (the default), match, code, judge, or module:Class",
+    )
+    add(
+        "--task-setting",
+        action="append",
+        metavar="TASK.KEY=JSON",
+        help="a setting of a task (multi_attempt.tasks), as in code.seconds=5",
     )
     add("--prompts", metavar="NAME", help=f"prompt set: a built-in name or a YAML file (default {DEFAULT_PROMPTS})")
     add("--feedback-role", choices=FEEDBACK_ROLES, help="who gives feedback (default: as the prompt set says)")
@@ -149,19 +160,31 @@ def with_flags(base: DialogueSettings, arguments: argparse.Namespace) -> Dialogu
         ValueError: a flag is wrong; the message names it.
     """
     given = vars(arguments)
-    plain = ("repeat_question", "max_tokens_per_attempt", "max_response_length", "temperature")
+    plain = ("task", "repeat_question", "max_tokens_per_attempt", "max_response_length", "temperature")
     changes: dict[str, Any] = {name: given[name] for name in plain if name in given}
     prompts = load_prompt_set(given["prompts"]) if "prompts" in given else base.prompts
     if "feedback_role" in given:
         prompts = replace(prompts, feedback_role=given["feedback_role"])
+        changes["feedback_role"] = given["feedback_role"]
     if "policy" in given:
         changes["policies"] = replace(base.policies, **dict(map(_policy, given["policy"])))
+    if "task_setting" in given:
+        changes["tasks"] = _task_settings(base.tasks, given["task_setting"])
     if "template_kwargs" in given:
         values = dict(json_option("--template-kwargs", text) for text in given["template_kwargs"])
         changes["template_kwargs"] = {**base.template_kwargs, **values}
     if "chat_template" in given:
         changes["chat_template"] = _template(given["chat_template"])
     return replace(base, prompts=prompts, **changes)
+
+
+def _task_settings(base: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    settings = {name: dict(fields) for name, fields in base.items()}
+    for text in texts:
+        key, value = json_option("--task-setting", text)
+        name, _, field = key.rpartition(".")
+        settings.setdefault(name, {})[field] = value
+    return changed_settings(settings)
 
 
 def json_option(flag: str, text: str) -> tuple[str, Any]:
@@ -214,6 +237,11 @@ def _template(name: str) -> str | None:
 def in_words(settings: Mapping[str, Any]) -> str:
     """Settings for a person, as :meth:`DialogueSettings.to_dict` has them; what is as usual is left out."""
     words = [f"prompt set {settings['prompts']['name']}"]
+    if settings["task"] != DEFAULT:
+        words.insert(0, f"task {settings['task']}")
+    words += [
+        f"{name}.{key}={json.dumps(value)}" for name, given in settings["tasks"].items() for key, value in given.items()
+    ]
     if settings["prompts"]["feedback_role"] != "user":
         words.append(f"feedback by the {settings['prompts']['feedback_role']}")
     if settings["repeat_question"]:

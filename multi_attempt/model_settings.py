@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from multi_attempt.config import load_settings
 from multi_attempt.prompts import PromptSet
 from multi_attempt.tasks import Words
-from multi_attempt.tasks.load import DEFAULT, Tasks, changed_settings, task_class
+from multi_attempt.tasks.load import DEFAULT, Tasks, changed_settings
 from multi_attempt.tasks.math import Policies
 
 FILE = "multi_attempt.json"
@@ -53,7 +53,7 @@ class DialogueSettings:
         feedback_role: who gives feedback in the words of a task's own; None for whom these say. ``prompts`` has it.
 
     Raises:
-        ValueError: a number is out of range, or there is no such task; the message names it.
+        ValueError: a number is out of range; the message names it.
     """
 
     prompts: PromptSet
@@ -75,7 +75,6 @@ class DialogueSettings:
                 raise ValueError(f"{name} = {value} must be at least 1, or none")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature = {self.temperature} must be 0 (greedy) or a positive number")
-        task_class(self.task)
 
     @property
     def template_arguments(self) -> dict[str, Any]:

@@ -158,11 +158,16 @@ class Task(ABC, Generic[RowT]):
         """
         return self.words.prompts.after_unjudged(self.question(row), left)
 
+    @property
+    def is_neutral_worded(self) -> bool:
+        """Whether there are words for :meth:`neutral`."""
+        return type(self).neutral is not Task.neutral or bool(self.words.prompts.neutral)
+
     def feedbacks(self, row: RowT, left: int) -> list[Message]:
         """All that may follow an attempt, but for notes: what a run checks template and lengths by before it starts."""
         tried = [Attempt.of(Verdict(False, answer)) for answer in ("?", None)]
         judged = [self.feedback(row, [attempt], left) for attempt in tried]
-        return [*judged, self.neutral(row, left)] if self.words.prompts.neutral else judged
+        return [*judged, self.neutral(row, left)] if self.is_neutral_worded else judged
 
     def question(self, row: RowT) -> str:
         """What is asked, for reports and for feedback that repeats it: the row's field of this name, if it has one."""
