@@ -125,6 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate into the folder, and print each model's accuracy by attempts."""
     named = _named(arguments.model)
     chosen = chosen_settings.choose(arguments, {model.name: _own_folder(model, arguments) for model in named})
+    tasks = chosen.dialogue.make_tasks()
+    rows = [row for files in arguments.data for path in files for row in _read_rows(path, tasks)]
     engines = _engines(arguments, chosen)
     settings = Settings(
         dialogue=chosen.dialogue,
@@ -134,8 +136,6 @@ def run(arguments: argparse.Namespace) -> int:
         fresh_temperature=arguments.sampling_temperature,
     )
     models = _checked(named, arguments.server)
-    tasks = chosen.dialogue.make_tasks()
-    rows = [row for files in arguments.data for path in files for row in _read_rows(path, tasks)]
     questions = _once(rows)
     copies = [f"{len(rows) - len(questions)} rows repeat a question, which counts once"] * (len(rows) > len(questions))
     print(f"multi-attempt eval: {'; '.join([*_notes(arguments, chosen), *copies])}", file=sys.stderr)

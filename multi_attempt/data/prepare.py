@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import sys
@@ -15,13 +16,13 @@ from tqdm import tqdm
 
 from multi_attempt.data import store
 from multi_attempt.data.files import LocalFile
-from multi_attempt.data.golds import is_prose, refusal
+from multi_attempt.data.golds import is_prose
 from multi_attempt.data.hub import HubDataset
 from multi_attempt.data.marks import special_tokens
 from multi_attempt.data.overlap import Overlap, same_text
 from multi_attempt.data.rows import evaluation_source, make_row
 from multi_attempt.data.sources import Question, Source, read_question
-from multi_attempt.grading import Grader
+from multi_attempt.tasks.load import DEFAULT, Asked, row_problem, row_problems
 
 # Raised when the same rows and options make other files than before, so that those are made again.
 _FORMAT = 2
@@ -148,7 +149,7 @@ def _is_there(request: Request, output: Path, options: Options, compared: Mappin
 
 def _recipe(source: Source, options: Options) -> dict[str, Any]:
     """What decides the outputs, beside the rows and the evaluation sets, as it comes back from JSON."""
-    recipe = {"format": _FORMAT, "source": asdict(source), "options": options.of(source)}
+    recipe = {"format": _FORMAT, "source": source.recipe, "options": options.of(source)}
     return dict(json.loads(json.dumps(recipe)))
 
 
@@ -166,11 +167,11 @@ def _overlap(output: Path, present: Mapping[str, str], prepared: Sequence[_Prepa
 def _prepare_evaluation(request: Request, options: Options) -> _Prepared:
     """An evaluation set: every row whose gold answer is sound; once more for each number of attempts, if any."""
     job = _read(request)
-    name = request.source.name
-    job.outputs = {store.TEST: [_row(id, question, name, "test") for id, question in job.questions.items()]}
+    name, task = request.source.name, request.source.task
+    job.outputs = {store.TEST: [_row(id, question, name, "test", task) for id, question in job.questions.items()]}
     if options.evaluation_attempts:
         job.outputs[store.TEST_WITH_ATTEMPTS] = [
-            _row(id, question, evaluation_source(name, attempts), "test", attempts)
+            _row(id, question, evaluation_source(name, attempts), "test", task, attempts)
             for attempts in options.evaluation_attempts
             for id, question in job.questions.items()
         ]
@@ -227,17 +228,36 @@ def _index(id: str) -> int:
 
 
 def _refuse(job: _Prepared) -> None:
-    """Take out the rows that cannot be asked, or whose gold answers nothing can be graded against."""
-    grader = Grader()
-    refused = []
-    request = job.request
-    name = request.source.name
-    for id, question in tqdm(list(job.questions.items()), desc=f"Grading {name}", unit="row"):
-        if reason := _unusable(question, request.source) or refusal(question.gold, grader):
+    """Take out the rows that cannot be asked, or whose gold response is not right by their own task."""
+    source, refused = job.request.source, []
+    questions = list(job.questions.values())
+    for (id, question), problem in zip(job.questions.items(), _gold_problems(questions, source), strict=True):
+        if reason := _unusable(question, source) or problem:
             where = {"part": question.raw.part} if question.raw.part else {}
             refused.append({**where, "line": question.raw.line, "id": id, "reason": reason})
-    grader.close()
     _remove(job, "refused", refused)
+
+
+def _gold_problems(questions: Sequence[Question], source: Source) -> list[str]:
+    """For each question what its task has against it; empty for nothing."""
+    tasks = source.tasks
+    asked = [question.asked(tasks) for question in questions]
+    tasks.default.check()
+
+    async def of_math(each: Asked[Any]) -> str:  # all else has been looked at where it was read
+        return await each.task.gold_problem(each.row)
+
+    problem = of_math if source.task == DEFAULT else row_problem
+    bar = tqdm(total=len(asked), desc=f"Grading {source.name}", unit="row")
+
+    async def problems() -> list[str]:
+        try:
+            with bar:
+                return await row_problems(asked, problem, bar.update)
+        finally:
+            await tasks.close()
+
+    return asyncio.run(problems())
 
 
 def _unusable(question: Question, source: Source) -> str:
@@ -247,7 +267,7 @@ def _unusable(question: Question, source: Source) -> str:
             f"the question holds {', '.join(map(repr, marks))}, which many models take for a special token; write it "
             "otherwise"
         )
-    if source.gold[question.gold_field] == "solution" and is_prose(question.gold):
+    if source.gold.get(question.gold_field) == "solution" and is_prose(question.gold):
         return (
             f"{question.gold_field} = {question.gold[:_SHOWN]!r} is prose, and no answer to compare with; give the "
             r"bare answer, or a solution that ends in #### ANSWER or has \boxed{ANSWER}"
@@ -265,10 +285,11 @@ def _remove(job: _Prepared, why: str, records: list[dict[str, Any]]) -> None:
 def _contradict(job: _Prepared) -> None:
     """Note the questions that stand there again with another gold answer: one of the two is wrong."""
     first: dict[str, str] = {}
-    grader = Grader()
+    tasks = job.request.source.tasks
+    same = tasks.default.same
     for id, question in job.questions.items():
         other = job.questions[first.setdefault(same_text(question.text), id)]
-        if question.gold == other.gold or grader.grade(question.gold, other.gold).correct:
+        if question.gold == other.gold or same(question.gold, other.gold):
             continue
         job.contradictions.append(
             {
@@ -278,7 +299,7 @@ def _contradict(job: _Prepared) -> None:
                 **{f"other_{key}": value for key, value in _stands(other).items()},
             }
         )
-    grader.close()
+    asyncio.run(tasks.close())
 
 
 def _stands(question: Question) -> dict[str, Any]:
@@ -310,7 +331,7 @@ def _remove_duplicates(job: _Prepared) -> None:
 
 def _split(job: _Prepared, options: Options) -> None:
     """Draw the validation questions, and make the rows of both."""
-    name = job.request.source.name
+    name, task = job.request.source.name, job.request.source.task
     if options.validation >= len(job.questions):
         raise ValueError(
             f"{name}: {len(job.questions)} training rows are left, and --validation = {options.validation} of them "
@@ -319,19 +340,21 @@ def _split(job: _Prepared, options: Options) -> None:
     # By a hash of seed and id, so that a row more or less changes the draw by one row at most.
     drawn = sorted(job.questions, key=lambda id: hashlib.sha256(f"{options.seed}/{id}".encode()).digest())
     validation = set(drawn[: options.validation])
-    train = [_row(id, question, name, "train") for id, question in job.questions.items() if id not in validation]
+    train = [_row(id, question, name, "train", task) for id, question in job.questions.items() if id not in validation]
     job.outputs["train.parquet"] = train
     job.counts.update(train=len(train), validation=len(validation))
     if validation:
         job.outputs["validation.parquet"] = [
-            _row(id, question, f"{name}_{attempts}_attempts", "validation", attempts)
+            _row(id, question, f"{name}_{attempts}_attempts", "validation", task, attempts)
             for attempts in options.validation_attempts
             for id, question in job.questions.items()
             if id in validation
         ]
 
 
-def _row(id: str, question: Question, data_source: str, split: str, attempts: int | None = None) -> dict[str, Any]:
+def _row(
+    id: str, question: Question, data_source: str, split: str, task: str, attempts: int | None = None
+) -> dict[str, Any]:
     return make_row(
         question.text,
         question.gold,
@@ -341,6 +364,8 @@ def _row(id: str, question: Question, data_source: str, split: str, attempts: in
         attempts=attempts,
         id=id,
         tolerance=question.tolerance,
+        task=task,
+        fields=question.fields,
     )
 
 

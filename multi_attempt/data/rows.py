@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from multi_attempt.tasks.load import DEFAULT
 
 # No source of ours is called so: a name has no slash.
 _EVALUATION = re.compile(r"test/(?P<name>.+)_(?P<attempts>[1-9]\d*)_attempts")
@@ -36,6 +38,8 @@ def make_row(
     attempts: int | None = None,
     id: str = "",
     tolerance: str = "",
+    task: str = DEFAULT,
+    fields: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One question as verl's datasets hold it.
 
@@ -51,13 +55,16 @@ def make_row(
         id: the question's name for people and records; by default its index.
         tolerance: how far a number may be from the gold answer, where its benchmark says so (``0.1``, or ``1%``). Every
             row has the field, since files whose rows have different ones cannot be read together.
+        task: the row's task.
+        fields: what it needs, for another task than mathematics.
     """
+    own = {} if task == DEFAULT else {**(fields or {}), "task": task}
     return {
         "data_source": data_source,
         "prompt": [{"role": "user", "content": question}],
-        "ability": "math",
+        "ability": task,
         "reward_model": {"style": "rule", "ground_truth": answer, "tolerance": tolerance},
-        "extra_info": {"id": id or str(index), "index": index, "split": split, "attempts": attempts},
+        "extra_info": {"id": id or str(index), "index": index, "split": split, "attempts": attempts, **own},
     }
 
 

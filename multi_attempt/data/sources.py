@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
@@ -15,7 +15,8 @@ import yaml
 
 from multi_attempt.answers import boxed
 from multi_attempt.data.files import RawRow
-from multi_attempt.grading import read_tolerance
+from multi_attempt.tasks.load import DEFAULT, Asked, Tasks
+from multi_attempt.tasks.math import read_tolerance
 
 ROLES = ("train", "evaluation")
 
@@ -42,6 +43,19 @@ class Source:
     without: tuple[str, ...] = ()
     tolerance: str = ""
     tolerance_field: str = ""
+    task: str = DEFAULT
+    task_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> Tasks:
+        """Its task, made anew."""
+        return Tasks(self.task, {self.task: self.task_settings})
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What it says, without a task where that is mathematics."""
+        recipe = asdict(self)
+        return {name: value for name, value in recipe.items() if self.task != DEFAULT or not name.startswith("task")}
 
     @property
     def trains(self) -> bool:
@@ -61,6 +75,7 @@ class Question:
         upstream: the id that the source gives it; empty if it gives none.
         raw: the row.
         tolerance: how far an answer may be from the gold answer; empty for not at all.
+        fields: what another task than mathematics needs of it beside the question.
     """
 
     text: str
@@ -70,6 +85,12 @@ class Question:
     upstream: str
     raw: RawRow = field(repr=False)
     tolerance: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def asked(self, tasks: Tasks) -> Asked[Any]:
+        """The question with its task, the default one."""
+        row = {"ground_truth": self.gold, "tolerance": self.tolerance, **self.fields, "question": self.text}
+        return tasks.read(row, self.raw.place)
 
 
 @cache
@@ -113,6 +134,11 @@ def _source(name: str, entry: Mapping[str, Any]) -> Source:
     return Source(name=name, **values)
 
 
+def of_task(source: Source, name: str, settings: Mapping[str, Any]) -> Source:
+    """A user's own source, of another task: its rows have what that needs, in fields of these names."""
+    return replace(source, task=name, task_settings=settings)
+
+
 def read_question(raw: RawRow, source: Source) -> Question:
     """What a row of a source says.
 
@@ -127,11 +153,20 @@ def read_question(raw: RawRow, source: Source) -> Question:
         _present(raw, (source.context,), "context")
     if source.context and raw.fields.get(source.context) is not None:
         text = f"{_text(raw, source.context).strip()}\n\n{text}".strip()
+    if source.task != DEFAULT:
+        return _read_of_task(raw, source, text)
     field_name = _present(raw, tuple(source.gold), "gold answer")
     gold = _GOLDS[source.gold[field_name]](_plain(raw, field_name))
     return Question(
         text, gold.strip(), field_name, _level(raw, source), _upstream(raw, source), raw, _tolerance(raw, source)
     )
+
+
+def _read_of_task(raw: RawRow, source: Source, text: str) -> Question:
+    asked = source.tasks.read({**raw.fields, "question": text}, raw.place)
+    fields = {name: value for name, value in asdict(asked.row).items() if name != "question"}
+    gold = asked.task.gold(asked.row)
+    return Question(text, gold, "", None, _upstream(raw, source), raw, fields=fields)
 
 
 def _after_hashes(text: str) -> str:

@@ -10,6 +10,7 @@ Model output can make symbolic work take for ever: ``9^{9^{9}}`` holds the inter
 process is bounded by construction, and the rest can be killed.
 """
 
+from multi_attempt.grading.golds import refusal
 from multi_attempt.grading.grader import NO_ANSWER, Grader, Verdict, explain, grade
 from multi_attempt.grading.layers import equals_itself
 from multi_attempt.grading.notation import normalize
@@ -26,4 +27,5 @@ __all__ = [
     "grade",
     "normalize",
     "read_tolerance",
+    "refusal",
 ]

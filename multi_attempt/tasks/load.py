@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, Generic
@@ -172,30 +172,33 @@ class Tasks:
 
 # ---- Before a run ----
 
-# Verdicts on gold responses at the same time.
+# Rows that are looked at at the same time.
 _AT_ONCE = 64
 
 
-async def row_problems(asked: Iterable[Asked[Any]]) -> list[str]:
-    """For each row why it cannot be used, empty if it can: its task's word, or the verdict on its gold response."""
+async def row_problem(asked: Asked[Any]) -> str:
+    """Why a row cannot be used: its task's word on it, or on its gold response; empty if it can."""
+    return asked.task.problem(asked.row) or await asked.task.gold_problem(asked.row)
+
+
+async def row_problems(
+    asked: Iterable[Asked[Any]],
+    problem: Callable[[Asked[Any]], Awaitable[str]] = row_problem,
+    done: Callable[[], Any] = lambda: None,
+) -> list[str]:
+    """Why each row cannot be used, many at the same time.
+
+    Args:
+        asked: the rows.
+        problem: why one cannot.
+        done: called after each.
+    """
     free = asyncio.Semaphore(_AT_ONCE)
 
-    async def problem(each: Asked[Any]) -> str:
+    async def found(each: Asked[Any]) -> str:
         async with free:
-            return each.task.problem(each.row) or await _gold_problem(each)
+            answer = await problem(each)
+            done()
+            return answer
 
-    return list(await asyncio.gather(*(problem(each) for each in asked)))
-
-
-async def _gold_problem(asked: Asked[Any]) -> str:
-    response = asked.task.gold_response(asked.row)
-    if response is None:
-        return ""
-    verdict = await asked.task.verdict(asked.row, response)
-    if verdict.correct:
-        return ""
-    why = ", ".join(filter(None, (f"method {verdict.method}" if verdict.method else "", verdict.reason, verdict.note)))
-    return (
-        f"its gold response {response!r:.200} is wrong by the verdict of the task {asked.task.name!r} itself"
-        f"{f' ({why})' if why else ''}; correct or remove the row"
-    )
+    return list(await asyncio.gather(*map(found, asked)))

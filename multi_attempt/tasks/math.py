@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from multi_attempt import grading
 from multi_attempt.answers import boxed
-from multi_attempt.grading import Grader, Policies, normalize, read_tolerance
+from multi_attempt.grading import Grader, Policies, normalize, read_tolerance, refusal
 from multi_attempt.prompts import Message
 from multi_attempt.tasks.task import Task, Words
 from multi_attempt.tasks.verdict import Verdict
@@ -115,6 +116,10 @@ class Math(Task[Problem]):
         except ValueError as error:
             return f"reward_model.{error}"
         return ""
+
+    async def gold_problem(self, row: Problem) -> str:
+        """Why nothing can be graded against the gold answer; by the verdict, its own spelling is right even unread."""
+        return await asyncio.to_thread(refusal, row.ground_truth, self.grader)
 
     def warm_up(self) -> None:
         """Start the grader's workers."""

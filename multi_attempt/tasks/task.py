@@ -32,6 +32,8 @@ from multi_attempt.prompts import Message, PromptSet, load_prompt_set
 from multi_attempt.tasks.rows import RowT, read_row
 from multi_attempt.tasks.verdict import Attempt, Verdict
 
+_SHOWN = 200  # characters of a response in a message
+
 DEFAULT_PROMPTS = "paper"
 """The prompt set where none is chosen."""
 
@@ -206,6 +208,20 @@ class Task(ABC, Generic[RowT]):
     def problem(self, row: RowT) -> str:
         """Why a row cannot be used, as far as that shows without a verdict; empty if it can."""
         return ""
+
+    async def gold_problem(self, row: RowT) -> str:
+        """Why the row's gold response is of no use: the task's own verdict calls it wrong; empty if it does not."""
+        response = self.gold_response(row)
+        if response is None:
+            return ""
+        verdict = await self.verdict(row, response)
+        if verdict.correct:
+            return ""
+        why = ", ".join(filter(None, (verdict.method, verdict.reason, verdict.note)))
+        return (
+            f"the task {self.name!r} calls the row's own gold response {response!r:.{_SHOWN}} wrong"
+            f"{f' ({why})' if why else ''}; correct or remove the row"
+        )
 
     def check(self) -> None:
         """Before a run: whether what the task needs (a sandbox, a server) is there.

@@ -16,9 +16,8 @@ from pyarrow import parquet
 
 from multi_attempt.answers import boxed
 from multi_attempt.cli import main
-from multi_attempt.data.golds import refusal
 from multi_attempt.data.overlap import normalise
-from multi_attempt.grading import Grader
+from multi_attempt.grading import Grader, refusal
 from multi_attempt.word_problems.build import Settings, build_word_problems
 from multi_attempt.word_problems.questions import Split, WordProblem, draw_questions
 from multi_attempt.word_problems.table import LEVELS, TABLE, Expression, Table, load_table
