@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,17 +126,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate into the folder, and print each model's accuracy by attempts."""
     named = _named(arguments.model)
     chosen = chosen_settings.choose(arguments, {model.name: _own_folder(model, arguments) for model in named})
-    tasks = chosen.dialogue.make_tasks()
-    rows = [row for files in arguments.data for path in files for row in _read_rows(path, tasks)]
-    engines = _engines(arguments, chosen)
     settings = Settings(
         dialogue=chosen.dialogue,
         protocols=tuple(PROTOCOLS) if "all" in arguments.protocols else tuple(dict.fromkeys(arguments.protocols)),
-        concurrency=CONCURRENCY * engines.number if arguments.concurrency is None else arguments.concurrency,
+        concurrency=CONCURRENCY if arguments.concurrency is None else arguments.concurrency,
         **{name: getattr(arguments, name) for name in ("attempts", "samples", "seed")},
         fresh_temperature=arguments.sampling_temperature,
     )
     models = _checked(named, arguments.server)
+    tasks = chosen.dialogue.make_tasks()
+    rows = [row for files in arguments.data for path in files for row in _read_rows(path, tasks)]
+    engines = _engines(arguments, chosen)
+    if arguments.concurrency is None:
+        settings = replace(settings, concurrency=CONCURRENCY * engines.number)
     questions = _once(rows)
     copies = [f"{len(rows) - len(questions)} rows repeat a question, which counts once"] * (len(rows) > len(questions))
     print(f"multi-attempt eval: {'; '.join([*_notes(arguments, chosen), *copies])}", file=sys.stderr)
