@@ -17,7 +17,8 @@ import yaml
 
 from multi_attempt.model_settings import DialogueSettings, Policies, find, from_config, read
 from multi_attempt.prompts import FEEDBACK_ROLES, load_prompt_set
-from multi_attempt.tasks.load import DEFAULT, changed_settings
+from multi_attempt.tasks.load import DEFAULT
+from multi_attempt.tasks.options import add_task_arguments, json_option, task_settings
 
 DEFAULT_PROMPTS = "paper"
 
@@ -58,17 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "key=value"),
         help="the settings of a training config with these overrides, as for verl.trainer.main_ppo",
     )
-    add(
-        "--task",
-        metavar="NAME",
-        help="the task of rows that name none: math (the default), match, code, judge, or module:Class",
-    )
-    add(
-        "--task-setting",
-        action="append",
-        metavar="TASK.KEY=JSON",
-        help="a setting of a task (multi_attempt.tasks), as in code.seconds=5",
-    )
+    add_task_arguments(add)
     add("--prompts", metavar="NAME", help=f"prompt set: a built-in name or a YAML file (default {DEFAULT_PROMPTS})")
     add("--feedback-role", choices=FEEDBACK_ROLES, help="who gives feedback (default: as the prompt set says)")
     add("--repeat-question", action=argparse.BooleanOptionalAction, help="whether feedback shows the question again")
@@ -169,37 +160,13 @@ def with_flags(base: DialogueSettings, arguments: argparse.Namespace) -> Dialogu
     if "policy" in given:
         changes["policies"] = replace(base.policies, **dict(map(_policy, given["policy"])))
     if "task_setting" in given:
-        changes["tasks"] = _task_settings(base.tasks, given["task_setting"])
+        changes["tasks"] = task_settings(given["task_setting"], base.tasks)
     if "template_kwargs" in given:
         values = dict(json_option("--template-kwargs", text) for text in given["template_kwargs"])
         changes["template_kwargs"] = {**base.template_kwargs, **values}
     if "chat_template" in given:
         changes["chat_template"] = _template(given["chat_template"])
     return replace(base, prompts=prompts, **changes)
-
-
-def _task_settings(base: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
-    settings = {name: dict(fields) for name, fields in base.items()}
-    for text in texts:
-        key, value = json_option("--task-setting", text)
-        name, _, field = key.rpartition(".")
-        settings.setdefault(name, {})[field] = value
-    return changed_settings(settings)
-
-
-def json_option(flag: str, text: str) -> tuple[str, Any]:
-    """The key and the value of an argument KEY=JSON."""
-    key, separator, value = text.partition("=")
-    try:
-        if separator:
-            return key, json.loads(value, parse_constant=_no_number)
-    except ValueError:
-        pass
-    raise ValueError(f"{flag} = {text!r}: write KEY=JSON, as in enforce_eager=true or load_format='\"auto\"'")
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _limit(text: str) -> int | None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from multi_attempt.data.files import LocalFile
 from multi_attempt.data.hub import HubDataset
 from multi_attempt.data.prepare import Options, Request, prepare
-from multi_attempt.data.sources import ROLES, Source, default_sources, known_sources, own_source
+from multi_attempt.data.sources import ROLES, Source, default_sources, known_sources, of_task, own_source
+from multi_attempt.tasks.load import DEFAULT
+from multi_attempt.tasks.options import FLAG, add_task_arguments, task_settings
 
 # The options that only a source of the user's own takes, by their names in the parsed arguments.
 _OWN = {
@@ -17,6 +19,8 @@ _OWN = {
     "question_field": "--question-field",
     "answer_field": "--answer-field",
     "context_field": "--context-field",
+    "task": "--task",
+    "task_setting": FLAG,
 }
 
 
@@ -68,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="its field of what to put before the question (default context; '': none)",
     )
+    add_task_arguments(parser.add_argument)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -107,7 +112,15 @@ def _own_source(name: str, arguments: argparse.Namespace, files: Mapping[str, Pa
             f"are and what they are for: --from {name}=FILE --role {'|'.join(ROLES)}"
         )
     fields = arguments.question_field, arguments.answer_field, arguments.context_field
-    return own_source(name, arguments.role, *fields)
+    source = own_source(name, arguments.role, *fields)
+    if arguments.task in (None, DEFAULT):
+        return source
+    if arguments.answer_field:
+        raise ValueError(
+            f"--answer-field = {arguments.answer_field}: the rows of the task {arguments.task!r} have what it needs in "
+            "fields of its own; leave the option out"
+        )
+    return of_task(source, arguments.task, task_settings(arguments.task_setting or ()).get(arguments.task, {}))
 
 
 def _request(source: Source, arguments: argparse.Namespace, files: Mapping[str, Path]) -> Request:

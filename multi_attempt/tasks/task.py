@@ -1,24 +1,7 @@
 """What a task is: what is asked, what is right, and what the model is told.
 
-One class of four methods, which training, validation, evaluation, the checks before a run and the data command share:
-
-    @dataclass(frozen=True)
-    class Word:
-        letters: str                                     # each row needs it
-
-    class Reverse(Task[Word]):
-        Row = Word
-
-        def opening(self, row, attempts):
-            return [user(f"Write {row.letters} backwards. You have {attempts} attempts.")]
-
-        async def verdict(self, row, response):
-            return Verdict(response.strip() == row.letters[::-1], answer=response.strip())
-
-        def gold_response(self, row):
-            return row.letters[::-1]
-
-``multi_attempt.task=my_module:Reverse`` trains on it.
+One class, which training, validation, evaluation, the checks before a run and the data command share. docs/tasks.md has
+an example whole, ``examples/reverse.py``: ``multi_attempt.task=reverse:Reverse`` trains on it.
 """
 
 from __future__ import annotations

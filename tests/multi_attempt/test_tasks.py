@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import load_dataset
 
+from multi_attempt.cli import main
 from multi_attempt.config import load_settings
 from multi_attempt.data import make_row
 from multi_attempt.episode import Episode, StopReason, Transcript
@@ -199,6 +202,36 @@ async def test_gold_answers_of_mathematics_are_right_in_every_prompt_set(prompts
         asked = Problem("?", gold)
         assert (await task.verdict(asked, task.gold_response(asked) or "")).correct
     await task.close()
+
+
+def test_the_data_command_makes_rows_of_a_task_and_refuses_those_that_are_wrong_by_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    rows: list[dict[str, Any]] = [
+        {"question": f"Letter {each}?", "ground_truth": each, "pattern": ""} for each in "abc"
+    ]
+    rows[1]["pattern"] = "x"
+    file.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    arguments = ["data", "mine", "--from", str(file), "--role", "train", "--task", "match", "--validation", "1"]
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
+    manifest = json.loads((tmp_path / "mine" / "manifest.json").read_text())
+    [refused] = manifest["refused"]
+    assert refused["line"] == 2
+    assert refused["reason"].startswith("the task 'match' calls the row's own gold response 'b' wrong (pattern)")
+    tasks = Tasks()
+    for name in ("train.parquet", "validation.parquet"):
+        for each in load_dataset("parquet", data_files=str(tmp_path / "mine" / name), split="train"):
+            asked = tasks.read(each)
+            assert (asked.task.name, asked.row.question) == ("match", f"Letter {asked.row.ground_truth}?")
+            assert asked.row.ground_truth in "ac"
+
+
+def test_an_option_of_mathematics_is_refused_for_another_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    arguments = ["data", "mine", "--from", str(tmp_path / "mine.jsonl"), "--role", "train", "--answer-field", "answer"]
+    assert main([*arguments, "--task", "match", "--output", str(tmp_path)]) == 2
+    assert "--answer-field = answer: the rows of the task 'match'" in capsys.readouterr().err
 
 
 def test_the_example_is_as_short_as_it_is_said_to_be() -> None:
