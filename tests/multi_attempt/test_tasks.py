@@ -206,9 +206,7 @@ async def test_gold_answers_of_mathematics_are_right_in_every_prompt_set(prompts
 
 def test_the_data_command_makes_rows_of_a_task_and_refuses_those_that_are_wrong_by_it(tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
-    rows: list[dict[str, Any]] = [
-        {"question": f"Letter {each}?", "ground_truth": each, "pattern": ""} for each in "abc"
-    ]
+    rows = [{"question": f"Letter {each}?", "ground_truth": each, "pattern": ""} for each in "abc"]
     rows[1]["pattern"] = "x"
     file.write_text("".join(json.dumps(each) + "\n" for each in rows))
     arguments = ["data", "mine", "--from", str(file), "--role", "train", "--task", "match", "--validation", "1"]
@@ -234,8 +232,10 @@ def test_an_option_of_mathematics_is_refused_for_another_task(
     assert "--answer-field = answer: the rows of the task 'match'" in capsys.readouterr().err
 
 
-def test_the_example_is_as_short_as_it_is_said_to_be() -> None:
-    assert len((EXAMPLES / "reverse.py").read_text().splitlines()) <= 25
+def test_the_readme_shows_the_example_whole_which_is_short() -> None:
+    example = (EXAMPLES / "reverse.py").read_text()
+    assert len(example.splitlines()) <= 25
+    assert f"```python\n{example}```" in (EXAMPLES.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("verdict", "message"), [({"correct": 1}, "correct = 1"), ({"score": 1.5}, "score = 1.5")])
