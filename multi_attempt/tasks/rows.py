@@ -143,10 +143,10 @@ def _read_as(value: Any, hint: Any) -> Any:
         mapping = _checked(*_json(value, Mapping), "a mapping")
         inner = (*get_args(hint), Any, Any)[1]
         return {str(key): _read(item, inner) for key, item in mapping.items()}
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         mapping = _checked(*_json(value, Mapping), f"a mapping with {', '.join(entry.name for entry in fields(kind))}")
         try:
-            return read_row(kind, mapping, "") if isinstance(kind, type) else None
+            return read_row(kind, mapping, "")
         except ValueError as error:
             raise TypeError(f"a {kind.__name__}{error}") from None
     raise TypeError(f"of a type that rows have, which {hint} is not")

@@ -186,7 +186,7 @@ class Task(ABC, Generic[RowT]):
         Raises:
             ValueError: a field is missing or wrong; the message names place and field.
         """
-        return read_row(self.Row, row, place)  # type: ignore[no-any-return]
+        return read_row(self.Row, row, place)
 
     def problem(self, row: RowT) -> str:
         """Why a row cannot be used, as far as that shows without a verdict; empty if it can."""

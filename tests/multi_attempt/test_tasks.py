@@ -33,7 +33,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row:
+class Letters:
     letters: str
     cases: list[Case]
     limit: float | None
@@ -50,25 +50,25 @@ class EchoSettings:
     loud: bool = False
 
 
-class Echo(Task[Row]):
+class Echo(Task[Letters]):
     """Says its letters, however often they are said; an answer in capitals is told so."""
 
-    Row = Row
+    Row = Letters
     Settings = EchoSettings
 
-    def opening(self, row: Row, attempts: int) -> list[Message]:
+    def opening(self, row: Letters, attempts: int) -> list[Message]:
         return [user(f"Say {row.letters}.")]
 
-    async def verdict(self, row: Row, response: str) -> Verdict:
+    async def verdict(self, row: Letters, response: str) -> Verdict:
         if not response:
             return Verdict(False, well_formed=False)
         return Verdict(response == row.letters, response, note="No capitals." if response.isupper() else "")
 
-    def gold_response(self, row: Row) -> str | None:
+    def gold_response(self, row: Letters) -> str | None:
         return None if row.letters == "?" else row.letters.lower()
 
 
-class Unfinished(Task[Row]):
+class Unfinished(Task[Letters]):
     pass
 
 
@@ -83,15 +83,15 @@ def row(**fields: Any) -> dict[str, Any]:
 
 
 def test_fields_stand_in_extra_info_in_reward_model_or_in_the_row() -> None:
-    found = read_row(Row, {"letters": "abc", "reward_model": {"cases": []}, "extra_info": {"times": 2}}, "row")
-    assert found == Row("abc", [], None, 2)
-    assert read_row(Row, {**row(), "letters": "no"}, "row").letters == "abc"
+    found = read_row(Letters, {"letters": "abc", "reward_model": {"cases": []}, "extra_info": {"times": 2}}, "row")
+    assert found == Letters("abc", [], None, 2)
+    assert read_row(Letters, {**row(), "letters": "no"}, "row").letters == "abc"
 
 
 def test_values_are_as_files_have_them() -> None:
     cases = np.array([{"given": "1", "wanted": None}], dtype=object)  # as of Parquet, where other rows have the field
-    assert read_row(Row, row(cases=cases, times=np.int64(3), limit=2), "row") == Row("abc", [Case("1")], 2.0, 3)
-    assert read_row(Row, row(cases='[{"given": "1", "wanted": "2"}]'), "row").cases == [Case("1", "2")]
+    assert read_row(Letters, row(cases=cases, times=np.int64(3), limit=2), "row") == Letters("abc", [Case("1")], 2.0, 3)
+    assert read_row(Letters, row(cases='[{"given": "1", "wanted": "2"}]'), "row").cases == [Case("1", "2")]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_values_are_as_files_have_them() -> None:
 )
 def test_what_a_row_lacks_is_named_with_row_field_and_value(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="row 3") as error:
-        read_row(Row, row(**fields), "row 3")
+        read_row(Letters, row(**fields), "row 3")
     assert message in str(error.value)
 
 
@@ -117,7 +117,7 @@ def test_a_field_that_nothing_has_is_named() -> None:
     with pytest.raises(
         ValueError, match="row 3: letters is missing; its task needs it, in extra_info, in reward_model"
     ):
-        read_row(Row, {"cases": []}, "row 3")
+        read_row(Letters, {"cases": []}, "row 3")
 
 
 def test_a_question_is_the_last_message_of_the_prompt() -> None:
