@@ -1,10 +1,8 @@
-"""Tasks in training: a mixture in the agent loop and in the checks before a run, and a run of the example."""
+"""Tasks in training: a mixture in the agent loop and in the checks before a run."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from engine import SAMPLING, make_loop
 from omegaconf import DictConfig
-from training_run import TrainingRun, make_toy
 from transformers import PreTrainedTokenizerFast
 
 from multi_attempt.config import load_settings
@@ -123,36 +120,3 @@ def test_a_solution_that_fails_its_own_tests_is_named(checked: Any) -> None:
     wrong = program()
     wrong["extra_info"]["tests"] = ["assert f(1) == 4"]
     assert any("row 0: the task 'code' calls the row's own gold response" in error for error in checked([wrong]))
-
-
-@pytest.mark.engine
-def test_the_example_is_trained_in_a_mixture(tmp_path: Path) -> None:
-    make_toy(tmp_path)
-    programs = [program()] if shutil.which("bwrap") else []
-    mixture = tmp_path / "mixture.jsonl"
-    mixture.write_text("".join(json.dumps(row) + "\n" for row in [*words(), *sums(6 - len(programs)), *programs]))
-    rollouts = tmp_path / "rollouts"
-    overrides = [
-        f"multi_attempt.task={EXAMPLE}",
-        "multi_attempt.tasks.code.prompts=toy",  # its own words are more than this model's prompts may have
-        "multi_attempt.reward.score=0.5",
-        f"data.train_files={mixture}",
-        f"data.val_files={EXAMPLES / 'reverse.jsonl'}",
-        "data.train_batch_size=8",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-        "trainer.total_training_steps=2",
-        "trainer.test_freq=2",
-        f"trainer.rollout_data_dir={rollouts}",
-    ]
-    path = os.pathsep.join(filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH")]))
-    with TrainingRun(tmp_path, tmp_path / "checkpoints", tmp_path, overrides, {"PYTHONPATH": path}) as run:
-        run.start()
-        run.finish()
-    assert set(run.steps()) == {1, 2}
-    assert all(data["multi_attempt/episode_errors"] == 0 for data in run.steps().values())
-    assert "val-core/words/acc/mean@1" in run.steps()[2]
-    inputs = [json.loads(line)["input"] for line in (rollouts / "1.jsonl").read_text().splitlines()]
-    asked = {re.sub(r"\d+", "N", text.partition("user\n")[2].partition("\n")[0]) for text in inputs}
-    assert {"Write stone backwards (N).", "Write lamp backwards (N).", "N+N=? (N)"} <= asked
-    settings = json.loads(next((tmp_path / "checkpoints").rglob("multi_attempt.json")).read_text())
-    assert settings["task"] == EXAMPLE
