@@ -63,16 +63,7 @@ def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
     yield from (f"{model}: {problem}" for problem in problems)
     if not problems and run.words:
         yield from _budget_errors(run)
-    yield from _missing(run.tasks)
-
-
-def _missing(tasks: Tasks) -> Iterator[str]:
-    """What tasks need of the machine, and is not there."""
-    for task in tasks.made:
-        try:
-            task.check()
-        except ValueError as error:
-            yield str(error)
+    yield from filter(None, run.missing.values())
 
 
 @dataclass
@@ -117,6 +108,7 @@ class _Run:
         most_attempts: the most that any episode of the run allows, as far as it is known.
         most_allowed_by: the row that allows them; empty where it is multi_attempt.max_attempts.
         words: of each task that a row is of, by its name.
+        missing: what such a task needs and is not there, by its name; empty for nothing.
     """
 
     config: DictConfig
@@ -127,6 +119,7 @@ class _Run:
     most_attempts: int = 0
     most_allowed_by: str = ""
     words: dict[str, _Words] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     _overheads: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -145,7 +138,10 @@ class _Run:
             raise ValueError(
                 f"row {number}: {key} = {prompt!r} must be a list of messages, if an empty one; verl reads it"
             )
-        self.words.setdefault(asked.task.name, _Words(asked.task, asked.row)).note(asked.row)
+        if asked.task.name not in self.words:
+            self.words[asked.task.name] = _Words(asked.task, asked.row)
+            self.missing[asked.task.name] = _missing(asked.task)
+        self.words[asked.task.name].note(asked.row)
         return asked
 
     def overhead(self, messages: Sequence[Message]) -> int:
@@ -228,7 +224,16 @@ def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iter
             field = "val_files" if validation else "train_files"
             run.most_attempts, run.most_allowed_by = allowed, f"data.{field} = {config.data[field]}: row {number}"
         yield from _question_errors(number, asked, allowed, run)
-    yield from _gold_errors(numbered)
+    yield from _gold_errors({n: asked for n, asked in numbered.items() if not run.missing[asked.task.name]})
+
+
+def _missing(task: Task[Any]) -> str:
+    """What a task needs of the machine, and is not there."""
+    try:
+        task.check()
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _gold_errors(rows: Mapping[int, Asked[Any]]) -> Iterator[str]:

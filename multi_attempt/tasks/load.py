@@ -91,7 +91,7 @@ def read_settings(name: str, settings: Mapping[str, Any]) -> Any:
 
 
 def changed_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of the settings of tasks, by name, those that are not the defaults."""
+    """Of the settings of tasks, by name, those that are not the defaults; of a user's tasks the names at least."""
     changed = {
         name: {
             field: value
@@ -100,7 +100,7 @@ def changed_settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
         }
         for name, given in settings.items()
     }
-    return {name: fields for name, fields in changed.items() if fields}
+    return {name: fields for name, fields in changed.items() if fields or name not in BUILT_IN}
 
 
 @dataclass(frozen=True)
@@ -148,16 +148,19 @@ class Tasks:
         """A dataset's row with its task: the one that ``extra_info.task`` names, else the config's.
 
         Raises:
-            ValueError: there is no such task, or the row has not what it needs; the message names the place.
+            ValueError: there is no such task, or the row has not what it needs; the message names the place. A class
+                that the config does not name is none: a dataset is no place to say what is imported.
         """
         extra_info = row.get("extra_info")
         name = extra_info.get("task") if isinstance(extra_info, Mapping) else None
         if not name:
             return Asked(self.default, self.default.read(row, place))
-        try:
-            task = self[name]
-        except ValueError as error:
-            raise ValueError(f"{place}: extra_info.task = {name!r}: {error}") from error
+        if name not in {*BUILT_IN, self._default, *self._settings}:
+            raise ValueError(
+                f"{place}: extra_info.task = {name!r} is no built-in task ({', '.join(BUILT_IN)}); a class of your own "
+                "is one that multi_attempt.task or multi_attempt.tasks names"
+            )
+        task = self[name]
         return Asked(task, task.read(row, place))
 
     def warm_up(self) -> None:
@@ -178,7 +181,10 @@ _AT_ONCE = 64
 
 async def row_problem(asked: Asked[Any]) -> str:
     """Why a row cannot be used: its task's word on it, or on its gold response; empty if it can."""
-    return asked.task.problem(asked.row) or await asked.task.gold_problem(asked.row)
+    try:
+        return asked.task.problem(asked.row) or await asked.task.gold_problem(asked.row)
+    except (RuntimeError, OSError) as error:  # of a sandbox, or a server
+        return f"its gold response could not be judged: {type(error).__name__}: {error}"
 
 
 async def row_problems(

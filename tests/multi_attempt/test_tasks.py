@@ -163,8 +163,9 @@ def test_rows_name_their_task_and_the_config_the_others() -> None:
     math = tasks.read({"question": "2+2=?", "ground_truth": "4", "extra_info": {"task": "math"}})
     assert (own.task.name, own.task.settings) == (ECHO, EchoSettings(loud=True))
     assert (math.task.name, math.row, math.task.settings.deadline) == ("math", Problem("2+2=?", "4"), 9)
-    with pytest.raises(ValueError, match=r"row 3: extra_info.task = 'maths': .*is neither"):
-        tasks.read(row(task="maths"), "row 3")
+    for name in ("maths", "os:path", f"{__name__}:Unfinished"):
+        with pytest.raises(ValueError, match=rf"row 3: extra_info.task = '{name}' is no built-in task"):
+            tasks.read(row(task=name), "row 3")
 
 
 # ---- What tasks say ----
