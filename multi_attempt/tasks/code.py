@@ -126,6 +126,10 @@ class Code(Task[Programming]):
         """See :class:`Task`."""
         return self.words.prompts.response(row.solution)
 
+    def gold(self, row: Programming) -> str:
+        """See :class:`Task`."""
+        return row.solution
+
     def repeats(self, earlier: str, later: str) -> bool:
         """Whether two programs are the same but for empty lines, and blanks that end a line."""
         first, second = (

@@ -217,6 +217,10 @@ class Judge(Task[Rated]):
         """See :class:`Task`."""
         return self.words.prompts.response(row.ground_truth)
 
+    def gold(self, row: Rated) -> str:
+        """See :class:`Task`."""
+        return row.ground_truth
+
     def check(self) -> None:
         """Have the judge rate an answer.
 

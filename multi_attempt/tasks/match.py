@@ -86,6 +86,10 @@ class Match(Task[Text]):
         """See :class:`Task`."""
         return self.words.prompts.response(row.ground_truth)
 
+    def gold(self, row: Text) -> str:
+        """See :class:`Task`."""
+        return row.ground_truth
+
     def repeats(self, earlier: str, later: str) -> bool:
         """See :class:`Task`."""
         return self.normalize(earlier) == self.normalize(later)
