@@ -6,17 +6,24 @@ import asyncio
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import load_dataset
 from fake_server import FakeServer, refuse, send, serving
+from toy_tasks import SETTINGS, TASKS, mixed_rows
 
 from multi_attempt.connection import ServerError
+from multi_attempt.data.rows import write_parquet
 from multi_attempt.prompts import load_prompt_set
 from multi_attempt.tasks.code import Code, CodeSettings
 from multi_attempt.tasks.judge import Judge, JudgeSettings, Unreadable
+from multi_attempt.tasks.load import Tasks, row_problems
 from multi_attempt.tasks.match import Match, MatchSettings
-from multi_attempt.tasks.task import Task, Verdict, Words
+from multi_attempt.tasks.task import Task, Words
+from multi_attempt.tasks.verdict import Verdict
+from multi_attempt.toy.questions import Split, draw_questions
 
 WORDS = Words(load_prompt_set("boxed"))
 
@@ -300,3 +307,35 @@ def test_the_judge_is_tried_before_a_run(server: FakeServer) -> None:
         Judge(JudgeSettings(url=server.url), WORDS).check()
     with pytest.raises(ValueError, match=r"multi_attempt.tasks.judge.url = '' must be an address"):
         Judge(JudgeSettings(model="served"), WORDS).check()
+
+
+# ---- All of them ----
+
+
+@needs_bubblewrap
+def test_a_data_set_may_mix_them(server: FakeServer, tmp_path: Path) -> None:
+    server.said = {"content": "Right.\nSCORE: 10"}
+    questions = draw_questions({"mixed": Split(8)}, seed=0)["mixed"]
+    write_parquet(mixed_rows(questions, "mixed"), tmp_path / "mixed.parquet")
+    rows = load_dataset("parquet", data_files=str(tmp_path / "mixed.parquet"), split="train").to_list()
+    settings = {**SETTINGS, "judge": {**SETTINGS["judge"], "url": server.url}}
+    tasks = Tasks("math", settings, Words(load_prompt_set("toy")))
+    asked = [tasks.read(row, f"row {number}") for number, row in enumerate(rows)]
+    assert [each.task.name for each in asked] == [*TASKS, *TASKS]
+    assert asked[2].task.opening(asked[2].row, 3) == [{"role": "user", "content": f"{questions[2].question} (3)"}]
+
+    async def verdicts(response: str) -> list[Verdict]:
+        return [await each.task.verdict(each.row, response) for each in asked]
+
+    async def play() -> tuple[list[str], list[Verdict]]:
+        problems = await row_problems(asked)
+        server.said = {"content": "Wrong.\nSCORE: 2"}
+        wrong = await verdicts("\\boxed{1000}")
+        await tasks.close()
+        return problems, wrong
+
+    problems, wrong = asyncio.run(play())
+    assert problems == [""] * 8
+    assert [found.correct for found in wrong] == [False] * 8
+    assert [found.score for found in wrong] == [0.0, 0.0, 0.5, 0.2] * 2
+    assert wrong[2].note == f"f() gave 1000, expected {questions[2].answer}"
