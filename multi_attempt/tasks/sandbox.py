@@ -14,6 +14,7 @@ import select
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,8 @@ import psutil
 
 PROGRAM = "bwrap"
 _REMEDY = (
-    "install bubblewrap (apt-get install bubblewrap), or name a SandboxFusion server in multi_attempt.tasks.code.url "
-    "(https://github.com/bytedance/SandboxFusion); programs of a model never run without a sandbox"
+    "install bubblewrap (apt-get install bubblewrap; 0.8 or newer), or name a SandboxFusion server in "
+    "multi_attempt.tasks.code.url (https://github.com/bytedance/SandboxFusion); programs of a model never run without a sandbox"
 )
 
 
@@ -166,6 +167,8 @@ class Bubblewrap:
             raise ValueError(f"multi_attempt.tasks.code: there is no {PROGRAM} on this machine: {_REMEDY}")
         self._limits = limits
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
         as_root = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
         as_user = ("--unshare-user", "--disable-userns", "--uid", _NOBODY, "--gid", _NOBODY)
         self._is_root = os.geteuid() == 0
@@ -184,16 +187,13 @@ class Bubblewrap:
                 *self._command, "--perms", "0444", "--ro-bind-data", str(source), "/program.py", "--remount-ro", "/",
                 "--json-status-fd", str(report), *self._interpreter_command(),
             ]  # fmt: skip
-            process = subprocess.Popen(
-                command, stdin=given, stdout=output, stderr=errors, pass_fds=[source, report], env={},
-                start_new_session=True,
-            )  # fmt: skip
-            self._running.add(process)
+            process = self._start(command, stdin=given, stdout=output, stderr=errors, pass_fds=[source, report])
             try:
                 in_time = _ends(process, self._limits.patience)
             finally:
                 seconds = _end(process)
-                self._running.discard(process)
+                with self._lock:
+                    self._running.discard(process)
             written, said, reported = (_text(file, self._limits.output_kb) for file in (output, errors, report))
         # By bubblewrap's own word, which no program can write: that of a sandbox that stands ends with a status.
         if in_time and "exit-code" not in reported:
@@ -202,10 +202,20 @@ class Bubblewrap:
         ended = "timeout" if not in_time else "finished" if process.returncode != _KILLED else killed
         return Run(written, said, ended, process.returncode)
 
+    def _start(self, command: list[str], **files: Any) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise SandboxFailed("multi_attempt.tasks.code: the sandbox was closed")
+            process = subprocess.Popen(command, env={}, start_new_session=True, **files)
+            self._running.add(process)
+            return process
+
     def stop(self) -> None:
-        """See :class:`Sandbox`."""
-        for process in list(self._running):
-            _kill(process)
+        """See :class:`Sandbox`. Nothing runs after that."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                _kill(process)
 
     def _interpreter_command(self) -> list[str]:
         limits = self._limits
@@ -274,10 +284,13 @@ def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill the first process of a sandbox, by which the kernel kills the others; bubblewrap then buries it and ends."""
     try:
-        for child in psutil.Process(process.pid).children():
+        children = psutil.Process(process.pid).children()
+        for child in children:
             child.kill()
     except psutil.NoSuchProcess:
         return  # it ended by itself
+    if not children:  # it has not begun
+        process.kill()
 
 
 def _end(process: subprocess.Popen[bytes]) -> float:

@@ -145,6 +145,27 @@ def test_without_root_it_is_the_same(facts: dict[str, Any], name: str, monkeypat
 
 
 @needs_bubblewrap
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root, other processes of the user count on old kernels")
+def test_processes_and_threads_are_bounded(programs: Programs) -> None:
+    code = """
+import os, threading, time
+def f(start):
+    count = 0
+    try:
+        while True:
+            start()
+            count += 1
+    except (OSError, RuntimeError):
+        return count
+def forks(): return f(lambda: os.fork() or time.sleep(1000))
+def threads(): return f(lambda: threading.Thread(target=time.sleep, args=(1000,), daemon=True).start())
+"""
+    # The program itself is one.
+    assert trying(programs, code, f"assert forks() == {LIMITS.processes - 1}").passed == [True]
+    assert trying(programs, code, f"assert threads() == {LIMITS.processes - 1}").passed == [True]
+
+
+@needs_bubblewrap
 def test_a_right_output_counts_only_after_a_good_end(programs: Programs) -> None:
     trials = Trials(programs, NOTE)
     codes = {
@@ -189,7 +210,7 @@ def test_closing_ends_what_runs(remains: Any) -> None:
 def test_without_bubblewrap_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(
-        ValueError, match=r"no bwrap on this machine: install bubblewrap \(apt-get install bubblewrap\)"
+        ValueError, match=r"no bwrap on this machine: install bubblewrap \(apt-get install bubblewrap; 0.8"
     ):
         make_sandbox(None, LIMITS, retries=0)
 
