@@ -12,7 +12,11 @@ import itertools
 import json
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False  # typing takes longer to import than most programs to run
+if TYPE_CHECKING:
+    from typing import Any
+
 
 MOST_ITEMS = 100_000  # of an iterator, which need not end
 MOST_ERROR = 1000  # characters

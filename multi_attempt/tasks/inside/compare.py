@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from typing import Any
+
+TYPE_CHECKING = False  # typing takes longer to import than most programs to run
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
 
 BUILT: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "iterator": iter}
 
