@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import math
 from dataclasses import dataclass
 from string import Template
@@ -256,6 +257,9 @@ class _Asking:
     """Requests of one event loop."""
 
     def __init__(self, settings: JudgeSettings) -> None:
+        # A line for each request would fill a run's log.
+        for library in ("httpx", "httpx2"):
+            logging.getLogger(library).setLevel(logging.WARNING)
         self.loop = asyncio.get_running_loop()
         self._settings = settings
         self._connection = settings.connection

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 from fake_server import FakeServer, refuse, send, serving
-from toy_tasks import SETTINGS, TASKS, mixed_rows
+from toy_tasks import SETTINGS, TASKS, judged, mixed_rows
 
 from multi_attempt.connection import ServerError
 from multi_attempt.data.rows import write_parquet
@@ -314,7 +314,7 @@ def test_the_judge_is_tried_before_a_run(server: FakeServer) -> None:
 
 @needs_bubblewrap
 def test_a_data_set_may_mix_them(server: FakeServer, tmp_path: Path) -> None:
-    server.said = {"content": "Right.\nSCORE: 10"}
+    server.answer = judged  # type: ignore[method-assign]
     questions = draw_questions({"mixed": Split(8)}, seed=0)["mixed"]
     write_parquet(mixed_rows(questions, "mixed"), tmp_path / "mixed.parquet")
     rows = load_dataset("parquet", data_files=str(tmp_path / "mixed.parquet"), split="train").to_list()
@@ -329,7 +329,6 @@ def test_a_data_set_may_mix_them(server: FakeServer, tmp_path: Path) -> None:
 
     async def play() -> tuple[list[str], list[Verdict]]:
         problems = await row_problems(asked)
-        server.said = {"content": "Wrong.\nSCORE: 2"}
         wrong = await verdicts("\\boxed{1000}")
         await tasks.close()
         return problems, wrong
@@ -337,5 +336,5 @@ def test_a_data_set_may_mix_them(server: FakeServer, tmp_path: Path) -> None:
     problems, wrong = asyncio.run(play())
     assert problems == [""] * 8
     assert [found.correct for found in wrong] == [False] * 8
-    assert [found.score for found in wrong] == [0.0, 0.0, 0.5, 0.2] * 2
+    assert [found.score for found in wrong] == [0.0, 0.0, 0.5, 0.5] * 2
     assert wrong[2].note == f"f() gave 1000, expected {questions[2].answer}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "judge": {"prompts": "toy", "model": "served", "retries": 0},
 }
 """Their settings, but for the judge's address."""
+
+
+def judged(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What an honest judge replies to the judge task's own prompt: a server's answer."""
+    prompt = body["messages"][0]["content"]
+    reference, _, answer = re.findall(r"says: (.*)\n\n([0-9a-f]+)\n(.*)\n\2\n", prompt)[0]
+    text = "Right.\nSCORE: 10" if answer == reference else "Not quite.\nSCORE: 5"
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "served", "choices": [choice]}
 
 
 def mixed_rows(questions: Sequence[ToyQuestion], split: str, attempts: int | None = None) -> list[dict[str, Any]]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_server import FakeServer, serving
-from toy_tasks import SETTINGS, TASKS, mixed_rows
+from toy_tasks import SETTINGS, TASKS, judged, mixed_rows
 from training_run import FINISH_SECONDS, TrainingRun
 
 from multi_attempt.data.rows import write_parquet
@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     make_mixed_toy(folder)
     kept = folder / "rollouts"
     with serving() as server:
-        server.said = {"content": "Not quite.\nSCORE: 5"}
+        server.answer = judged  # type: ignore[method-assign]
         settings = [
             *task_settings(server),
             "multi_attempt.max_attempts=2",
@@ -90,14 +90,9 @@ def test_all_tasks_are_trained_on(run: Any) -> None:
     # Validation is by task, since its rows say where they are from.
     validated = {name.split("/")[1] for name in steps[STEPS] if name.startswith("val-core/")}
     assert validated == set(TASKS)
-    notes = Counter(
-        note
-        for note in ("Not quite.", "f() gave", "f() raised", "program")
-        for row in rollouts
-        if note in row["output"]
-    )
-    assert notes["Not quite."]
-    assert notes.total() > notes["Not quite."]
+    # What the judge and the sandbox said of an attempt was told, where another one followed.
+    assert any("Not quite." in row["output"] for row in rollouts)
+    assert any(re.search(r"f\(\) gave|the program raised", row["output"]) for row in rollouts)
 
 
 def test_all_tasks_are_evaluated(run: Any) -> None:
