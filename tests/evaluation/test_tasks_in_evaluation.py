@@ -42,7 +42,7 @@ def questions(tmp_path: Path, asked: Settings) -> list[Question]:
 
 
 def test_each_question_is_evaluated_by_its_own_task(tmp_path: Path, asked: Settings, questions: list[Question]) -> None:
-    assert [(question.text, question.gold) for question in questions] == [(SUM, "1/2"), (CAPITAL, box("Paris"))]
+    assert [(question.text, question.gold) for question in questions] == [(SUM, "1/2"), (CAPITAL, "Paris")]
     output = tmp_path / "evaluation"
     figures = evaluate([Model("model", "served")], questions, asked, ScriptedEngine(said), output)
     results = figures["models"][0]["results"]
@@ -60,7 +60,7 @@ def test_a_question_whose_gold_response_its_task_calls_wrong_is_named(
     tmp_path: Path, asked: Settings, questions: list[Question]
 ) -> None:
     wrong = Question(
-        "7", "capitals", "Which?", box("Paris"), task="match", fields={"ground_truth": "Paris", "pattern": "L.*"}
+        "7", "capitals", "Which?", "Paris", task="match", fields={"ground_truth": "Paris", "pattern": "L.*"}
     )
     with pytest.raises(ValueError, match=r"question '7' of capitals: the task 'match' calls the row's own gold"):
         evaluate([Model("model", "served")], [*questions, wrong], asked, ScriptedEngine(said), tmp_path / "evaluation")

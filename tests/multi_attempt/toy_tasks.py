@@ -10,7 +10,7 @@ from multi_attempt.data.rows import make_row
 from multi_attempt.toy.questions import ToyQuestion
 
 TASKS = ("math", "match", "code", "judge")
-"""The built-in tasks; rows of mathematics name none."""
+"""The built-in tasks."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "match": {"prompts": "toy"},
@@ -37,7 +37,7 @@ def mixed_rows(questions: Sequence[ToyQuestion], split: str, attempts: int | Non
         row = make_row(
             question.question, question.answer, data_source=name, index=index, split=split, attempts=attempts
         )
-        row["extra_info"] |= {"task": "" if name == "math" else name, "solution": None, "tests": None, "begin": None}
+        row["extra_info"] |= {"task": name, "solution": None, "tests": None, "begin": None}
         if name == "code":
             tests = [f"assert f() == {question.answer}", "assert type(f()) is int"]
             row["extra_info"] |= {"solution": question.answer, "tests": tests, "begin": "def f(): return "}

@@ -1,4 +1,4 @@
-"""A real run of ``main_ppo``, and an evaluation, on a data set that mixes all built-in tasks."""
+"""A real run of ``main_ppo`` on a mixture of all built-in tasks and the example, and an evaluation of what it trained."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from fake_server import FakeServer, serving
 from toy_tasks import SETTINGS, TASKS, judged, mixed_rows
 from training_run import FINISH_SECONDS, TrainingRun
 
-from multi_attempt.data.rows import write_parquet
 from multi_attempt.toy.build import build_toy
 from multi_attempt.toy.questions import Split, draw_questions
 from multi_attempt.toy.settings import ToySettings
@@ -26,82 +26,114 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed"),
 ]
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLE = "reverse:Reverse"
 STEPS = 2
 
 
+class Mixed(NamedTuple):
+    """What came of the run.
+
+    Attributes:
+        steps: verl's metrics.
+        rollouts: what the model was told and said in training.
+        settings: what the trained model keeps beside it.
+        episodes: of its evaluation.
+    """
+
+    steps: dict[int, dict[str, Any]]
+    rollouts: list[dict[str, Any]]
+    settings: dict[str, Any]
+    episodes: list[dict[str, Any]]
+
+
+def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def make_mixed_toy(folder: Path) -> None:
-    """The toy with a model that boxes numbers, and its questions as rows of all tasks."""
-    build_toy(folder, train_questions=256, heldout_questions=8, settings=ToySettings(steps=120))
-    questions = draw_questions({"train": Split(64), "validation": Split(8), "heldout": Split(8)}, seed=1)
-    write_parquet(mixed_rows(questions["train"], "train"), folder / "train.parquet")
-    for split in ("validation", "heldout"):
-        write_parquet(mixed_rows(questions[split], split, attempts=2), folder / f"{split}.parquet")
+    """The toy with a model that boxes numbers; its questions as rows of all tasks, and rows of the example."""
+    build_toy(folder, train_questions=128, heldout_questions=8, settings=ToySettings(steps=120))
+    questions = draw_questions({"train": Split(28), "validation": Split(8), "heldout": Split(8)}, seed=1)
+    words = read(EXAMPLES / "reverse.jsonl")[:4]
+    write([*words, *mixed_rows(questions["train"], "train")], folder / "train.jsonl")
+    write([*words, *mixed_rows(questions["validation"], "validation", attempts=2)], folder / "validation.jsonl")
+    write(mixed_rows(questions["heldout"], "heldout", attempts=2), folder / "heldout.jsonl")
 
 
-def task_settings(server: FakeServer) -> list[str]:
-    settings = {**SETTINGS, "judge": {**SETTINGS["judge"], "url": server.url}}
+def overrides(folder: Path, server: FakeServer) -> list[str]:
+    tasks = {**SETTINGS, "judge": {**SETTINGS["judge"], "url": server.url}}
     return [
-        f"multi_attempt.tasks.{task}.{name}={value}"
-        for task, fields in settings.items()
-        for name, value in fields.items()
+        f"multi_attempt.task={EXAMPLE}",
+        *(f"multi_attempt.tasks.{task}.{name}={value}" for task in tasks for name, value in tasks[task].items()),
+        "multi_attempt.max_attempts=2",
+        "multi_attempt.reward.score=0.5",
+        f"data.train_files={folder / 'train.jsonl'}",
+        f"data.val_files={folder / 'validation.jsonl'}",
+        f"trainer.rollout_data_dir={folder / 'rollouts'}",
+        f"trainer.total_training_steps={STEPS}",
+        f"trainer.save_freq={STEPS}",
+        f"trainer.test_freq={STEPS}",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+        "trainer.critic_warmup=0",
     ]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A training on the mixed data, and the evaluation of what came of it."""
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Mixed:
+    """A training, and the evaluation of its model."""
     folder = tmp_path_factory.mktemp("mixed")
     make_mixed_toy(folder)
-    kept = folder / "rollouts"
+    path = os.pathsep.join(filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH")]))
+    model = folder / "checkpoints" / f"global_step_{STEPS}" / "actor" / "huggingface"
     with serving() as server:
         server.answer = judged  # type: ignore[method-assign]
-        settings = [
-            *task_settings(server),
-            "multi_attempt.max_attempts=2",
-            "multi_attempt.reward.score=0.5",
-            f"trainer.rollout_data_dir={kept}",
-            f"trainer.total_training_steps={STEPS}",
-            f"trainer.save_freq={STEPS}",
-            f"trainer.test_freq={STEPS}",
-            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-            "trainer.critic_warmup=0",
-        ]
-        with TrainingRun(folder, folder / "checkpoints", folder, settings) as training:
+        settings = overrides(folder, server)
+        with TrainingRun(folder, folder / "checkpoints", folder, settings, {"PYTHONPATH": path}) as training:
             training.start()
             training.finish()
             steps = training.steps()
-        model = folder / "checkpoints" / f"global_step_{STEPS}" / "actor" / "huggingface"
-        command = [
-            *(sys.executable, "-m", "multi_attempt.cli", "eval", "--model", f"toy={model}", "--attempts", "2"),
-            *("--data", str(folder / "heldout.parquet"), "--output", str(folder / "evaluation"), "--dtype", "float32"),
-            *("--engine", "enforce_eager=true", "--engine", "block_size=32"),
-        ]
-        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
-        evaluated = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=FINISH_SECONDS)
-        assert evaluated.returncode == 0, evaluated.stderr[-4000:]
-    episodes = [json.loads(line) for line in (folder / "evaluation" / "episodes.jsonl").read_text().splitlines()]
-    rollouts = [json.loads(line) for step in steps for line in (kept / f"{step}.jsonl").read_text().splitlines()]
-    return steps, rollouts, episodes
+        evaluate(model, folder / "heldout.jsonl", folder / "evaluation", path)
+    rollouts = [row for step in steps for row in read(folder / "rollouts" / f"{step}.jsonl")]
+    kept = json.loads((model / "multi_attempt.json").read_text())
+    return Mixed(steps, rollouts, kept, read(folder / "evaluation" / "episodes.jsonl"))
 
 
-def test_all_tasks_are_trained_on(run: Any) -> None:
-    steps, rollouts, _ = run
-    assert set(steps) == {1, 2}
-    for data in steps.values():
-        assert data["multi_attempt/episode_errors"] == 0
-    # Validation is by task, since its rows say where they are from.
-    validated = {name.split("/")[1] for name in steps[STEPS] if name.startswith("val-core/")}
-    assert validated == set(TASKS)
+def evaluate(model: Path, data: Path, output: Path, path: str) -> None:
+    command = [
+        *(sys.executable, "-m", "multi_attempt.cli", "eval", "--model", f"toy={model}", "--attempts", "2"),
+        *("--data", str(data), "--output", str(output), "--dtype", "float32"),
+        *("--engine", "enforce_eager=true", "--engine", "block_size=32"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": path, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    evaluated = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=FINISH_SECONDS)
+    assert evaluated.returncode == 0, evaluated.stderr[-4000:]
+
+
+def test_all_tasks_are_trained_on(mixed: Mixed) -> None:
+    assert set(mixed.steps) == {1, 2}
+    assert all(data["multi_attempt/episode_errors"] == 0 for data in mixed.steps.values())
+    # By task, since the rows say by it where they are from.
+    validated = {name.split("/")[1] for name in mixed.steps[STEPS] if name.startswith("val-core/")}
+    assert validated == {*TASKS, "words"}
     # What the judge and the sandbox said of an attempt was told, where another one followed.
-    assert any("Not quite." in row["output"] for row in rollouts)
-    assert any(re.search(r"f\(\) gave|the program raised", row["output"]) for row in rollouts)
+    said = [row["output"] for row in mixed.rollouts]
+    assert any("Not quite." in text for text in said)
+    assert any(re.search(r"f\(\) gave|the program raised", text) for text in said)
+    assert any(re.search(r"user\nWrite \w+ backwards \([12]\)\.", row["input"]) for row in mixed.rollouts)
 
 
-def test_all_tasks_are_evaluated(run: Any) -> None:
-    _, _, episodes = run
-    methods = {row["benchmark"]: {attempt["method"] for attempt in row["attempts"]} for row in episodes}
-    assert set(methods) == set(TASKS)
+def test_its_model_is_evaluated_as_it_was_trained(mixed: Mixed) -> None:
+    assert mixed.settings["task"] == EXAMPLE
+    methods = {
+        task: {attempt["method"] for row in mixed.episodes if row["benchmark"] == task for attempt in row["attempts"]}
+        for task in TASKS
+    }
     assert "judge" in methods["judge"]
     assert "asserts" in methods["code"]
     assert "exact" in methods["match"]
-    assert not any(row["error"] for row in episodes)
+    assert not any(row["error"] for row in mixed.episodes)
