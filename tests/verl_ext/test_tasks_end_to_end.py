@@ -1,4 +1,4 @@
-"""A real run of ``main_ppo`` on a mixture of all built-in tasks and the example, and an evaluation of what it trained."""
+"""A real run of ``main_ppo`` on a mixture of the built-in tasks and the example, and an evaluation of its model."""
 
 from __future__ import annotations
 
