@@ -29,13 +29,15 @@ def judged(path: str, body: dict[str, Any]) -> dict[str, Any]:
     return {"id": "x", "object": "chat.completion", "created": 0, "model": "served", "choices": [choice]}
 
 
-def mixed_rows(questions: Sequence[ToyQuestion], split: str, attempts: int | None = None) -> list[dict[str, Any]]:
+def mixed_rows(
+    questions: Sequence[ToyQuestion], split: str, attempts: int | None = None, first: int = 0
+) -> list[dict[str, Any]]:
     """Rows whose tasks take turns. A program goes on from ``def f(): return``, so that a number in a box is one."""
     rows = []
     for index, question in enumerate(questions):
         name = TASKS[index % len(TASKS)]
         row = make_row(
-            question.question, question.answer, data_source=name, index=index, split=split, attempts=attempts
+            question.question, question.answer, data_source=name, index=first + index, split=split, attempts=attempts
         )
         row["extra_info"] |= {"task": name, "solution": None, "tests": None, "begin": None}
         if name == "code":

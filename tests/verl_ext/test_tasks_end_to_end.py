@@ -58,10 +58,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 def make_mixed_toy(folder: Path) -> None:
     """The toy with a model that boxes numbers; its questions as rows of all tasks, and rows of the example."""
     build_toy(folder, train_questions=128, heldout_questions=8, settings=ToySettings(steps=120))
-    questions = draw_questions({"train": Split(28), "validation": Split(8), "heldout": Split(8)}, seed=1)
-    words = read(EXAMPLES / "reverse.jsonl")[:4]
-    write([*words, *mixed_rows(questions["train"], "train")], folder / "train.jsonl")
-    write([*words, *mixed_rows(questions["validation"], "validation", attempts=2)], folder / "validation.jsonl")
+    questions = draw_questions({"train": Split(30), "validation": Split(8), "heldout": Split(8)}, seed=1)
+    words = read(EXAMPLES / "reverse.jsonl")
+    rows = {
+        "train": mixed_rows(questions["train"], "train", first=len(words)),
+        "validation": mixed_rows(questions["validation"], "validation", attempts=2, first=len(words)),
+    }
+    for split in rows:
+        write([*words, *rows[split]], folder / f"{split}.jsonl")
     write(mixed_rows(questions["heldout"], "heldout", attempts=2), folder / "heldout.jsonl")
 
 
