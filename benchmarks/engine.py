@@ -43,7 +43,7 @@ from verl.workers.rollout.replica import TokenOutput
 from multi_attempt.toy.build import build_toy
 from multi_attempt.toy.settings import ToySettings
 from multi_attempt.toy.tokenizer import make_tokenizer
-from verl_ext.check_command import compose_config
+from verl_ext.checks.check_command import compose_config
 
 LETTERS = [*range(ord("a"), ord("z") + 1)]
 """The tokens that attempts are made of: text that is the same tokens again, in whatever pieces it is read."""

@@ -35,13 +35,13 @@ from verl.workers.utils.losses import ppo_loss, value_loss
 from multi_attempt.toy.model import make_model
 from multi_attempt.toy.settings import ToySettings
 from multi_attempt.toy.tokenizer import make_tokenizer
-from verl_ext.check_command import compose_config
+from verl_ext.checks.check_command import compose_config
 from verl_ext.memory.gpus import named_gpu
 from verl_ext.memory.model_shape import read_shape
 from verl_ext.memory.passes import Moment, greatest
 from verl_ext.memory.rollout import make_rollout
 from verl_ext.memory.run_models import read_models
-from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
+from verl_ext.model.model_config import ACTOR_MODEL, CRITIC_MODEL
 
 # The rows of a micro-batch of a rank, of which there are two: when the second is under way, the gradients of the first
 # are there. Padded, it has twice as many tokens.

@@ -27,7 +27,7 @@ _SEED_BITS = 31
 
 _SGLANG = "sglang"
 
-# How close to the end of its context SGLang takes no prompt any more (as verl_ext/sampling.py has it).
+# How close to the end of its context SGLang takes no prompt any more (as verl_ext/rollout/sampling.py has it).
 _SGLANG_RESERVE = 7
 
 # The model's own probabilities, whatever a server has for defaults, as from the model's generation_config.json.

@@ -115,7 +115,7 @@ def choose(arguments: argparse.Namespace, folders: Mapping[str, str]) -> Chosen:
 
 
 def _compose(name: str, overrides: Sequence[str]) -> Any:
-    from verl_ext.check_command import compose_config  # which imports verl: plain evaluations need none
+    from verl_ext.checks.check_command import compose_config  # which imports verl: plain evaluations need none
 
     return compose_config(name, overrides)
 

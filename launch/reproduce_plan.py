@@ -16,7 +16,7 @@ import yaml
 from runs import finished, seeded
 
 from multi_attempt.evaluation.run_files import read_metrics
-from verl_ext.best_checkpoint import validation_accuracies
+from verl_ext.training.best_checkpoint import validation_accuracies
 
 EQUAL_TOKENS = "equal tokens"
 """Added to the baseline's name where it has trained for as many tokens as the method, not for as many steps."""

@@ -13,7 +13,7 @@ COMMANDS = {
     "data": ("multi_attempt.data.command", "prepare training and evaluation sets, of public sources or your own files"),
     "toy": ("multi_attempt.toy.command", "make the toy task: questions, tokenizer, and a tiny model warmed up on it"),
     "word-problems": ("multi_attempt.word_problems.command", "make arithmetic word problems for small chat models"),
-    "check": ("verl_ext.check_command", "check a config, and plan its memory, tokens and hours on a GPU"),
+    "check": ("verl_ext.checks.check_command", "check a config, and plan its memory, tokens and hours on a GPU"),
     "grade": ("multi_attempt.grading.command", "grade predictions: JSON lines in, JSON lines out"),
     "eval": ("multi_attempt.evaluation.command", "accuracy of models by the number of attempts allowed"),
     "report": ("multi_attempt.evaluation.report_command", "plots and an offline HTML page of a run"),

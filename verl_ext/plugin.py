@@ -9,11 +9,7 @@ from __future__ import annotations
 import logging
 from importlib.util import find_spec
 
-NAME = "multi_attempt"
-"""The name of the agent loop, the reward manager and the trainer in verl's registries."""
-
-COLOCATE_ASYNC = f"{NAME}_colocate_async"
-"""The name of the asynchronous trainer."""
+from verl_ext.names import NAME
 
 _logger = logging.getLogger(__name__)
 
@@ -25,7 +21,10 @@ def register() -> None:
 
         # Before all else: which engines exist depends on the platform.
         cpu.register()
-        from verl_ext import agent_loop, attention, reward_manager, sampling, trainer  # noqa: F401 - their decorators register them
+        from verl_ext import reward_manager  # noqa: F401 - its decorator registers it, as do those of the next
+        from verl_ext.model import attention
+        from verl_ext.rollout import agent_loop, sampling  # noqa: F401
+        from verl_ext.training import trainer  # noqa: F401
 
         attention.register()
         sampling.register()
@@ -42,7 +41,7 @@ def _register_megatron() -> None:
     from verl.workers.engine import EngineRegistry
 
     if "megatron" in EngineRegistry._engines["value_model"] and find_spec("mbridge"):
-        from verl_ext import megatron_critic  # noqa: F401 - its decorator registers it
+        from verl_ext.training import megatron_critic  # noqa: F401 - its decorator registers it
 
 
 register()

@@ -11,8 +11,8 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from multi_attempt.config import load_settings
 from multi_attempt.episode import Transcript
 from multi_attempt.metrics import episode_metrics
-from verl_ext.agent_loop import TRANSCRIPT_KEY
-from verl_ext.plugin import NAME
+from verl_ext.names import NAME
+from verl_ext.rollout.agent_loop import TRANSCRIPT_KEY
 
 
 @register(NAME)

@@ -32,7 +32,8 @@ import psutil
 PROGRAM = "bwrap"
 _REMEDY = (
     "install bubblewrap (apt-get install bubblewrap; 0.8 or newer), or name a SandboxFusion server in "
-    "multi_attempt.tasks.code.url (https://github.com/bytedance/SandboxFusion); programs of a model never run without a sandbox"
+    "multi_attempt.tasks.code.url (https://github.com/bytedance/SandboxFusion); a "
+    "model's programs never run without one"
 )
 
 

@@ -16,7 +16,7 @@ import torch
 from harness import Run
 from training_run import TrainingRun
 
-from verl_ext.vllm_choices import FLASHINFER_SAMPLER, SECOND_RUNNER
+from verl_ext.model.vllm_choices import FLASHINFER_SAMPLER, SECOND_RUNNER
 
 REHEARSED = "GPU_TESTS_REHEARSED_ON_CPU"
 """The environment variable that has the tests' bodies run on CPU cores, with small sizes."""

@@ -12,7 +12,7 @@ import datasets
 import pytest
 from gpu_machine import Machine
 
-from verl_ext.vllm_choices import SECOND_RUNNER
+from verl_ext.model.vllm_choices import SECOND_RUNNER
 
 Report = Callable[[str, float, str], None]
 

@@ -10,7 +10,7 @@ import torch
 from gpu_machine import Machine
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from verl_ext import attention
+from verl_ext.model import attention
 
 # Of Qwen2.5-Math-1.5B's shape, but for its number of layers and its vocabulary.
 _CONFIG = Qwen2Config(

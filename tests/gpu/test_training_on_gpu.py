@@ -13,7 +13,7 @@ import pytest
 from gpu_machine import Machine
 from transformers import AutoModelForCausalLM
 
-from verl_ext.best_checkpoint import validation_accuracies
+from verl_ext.training.best_checkpoint import validation_accuracies
 
 _DEADLINE_SECONDS = 420
 _STEPS = 2

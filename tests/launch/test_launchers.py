@@ -17,7 +17,7 @@ import pytest
 import yaml
 from kuberay_schema import schema_errors
 
-from verl_ext.check_command import compose_config
+from verl_ext.checks.check_command import compose_config
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 

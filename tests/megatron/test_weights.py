@@ -43,7 +43,7 @@ def test_the_critic_has_every_weight_and_a_head(
 def test_verls_own_critic_still_refuses_a_model_whose_output_layer_is_its_embedding(
     ranks: Ranks, models: dict[str, Path], model: str
 ) -> None:
-    # Where this fails, verl or mbridge has changed, and verl_ext/megatron_critic.py may go.
+    # Where this fails, verl or mbridge has changed, and verl_ext/training/megatron_critic.py may go.
     for error in ranks.run(refusal, "critic", Setup("megatron", models[model], plugin=False)):
         assert "lm_head.weight" in error
 

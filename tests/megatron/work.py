@@ -29,7 +29,7 @@ from verl_ext.memory.megatron import BF16, MegatronModel
 from verl_ext.memory.model_shape import read_shape
 from verl_ext.memory.rollout import make_rollout
 from verl_ext.memory.run_models import read_models
-from verl_ext.model_config import ACTOR_MODEL
+from verl_ext.model.model_config import ACTOR_MODEL
 
 # What the trainer adds to a batch (verl/trainer/ppo/v1/trainer_base.py, _compute_old_log_prob and _update_actor).
 _INFERENCE = {"calculate_entropy": False, "compute_loss": False, "temperature": 1.0}
@@ -215,7 +215,7 @@ def _begin(setup: Setup) -> None:
     from mbridge.models.qwen2 import Qwen2Bridge
     from megatron.core import parallel_state
 
-    from verl_ext import megatron_critic  # noqa: F401 - registers itself
+    from verl_ext.training import megatron_critic  # noqa: F401 - registers itself
 
     # verl's registry knows Megatron's engines by a GPU; the plugin's critic by the GPU's vendor.
     os.environ["VERL_ENGINE_DEVICE"] = "cuda"

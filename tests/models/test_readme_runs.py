@@ -15,8 +15,9 @@ from published_models import PUBLISHED
 from transformers import GenerationConfig
 
 from multi_attempt.data import make_row, write_parquet
-from verl_ext import attention, startup
-from verl_ext.check_command import compose_config
+from verl_ext.checks import startup
+from verl_ext.checks.check_command import compose_config
+from verl_ext.model import attention
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))]

@@ -917,7 +917,7 @@ def test_a_context_that_is_named_must_be_there(capsys: pytest.CaptureFixture[str
 
 
 def test_the_rows_pass_the_rules_of_the_start_up_check() -> None:
-    """As verl_ext/dataset_check.py has them, without the tokenizer that it also needs."""
+    """As verl_ext/checks/dataset_check.py has them, without the tokenizer that it also needs."""
     assert own([*TRAIN, {"question": "Half?", "answer": r"\frac{1}{2}"}]) == 0
     for split in ("train", "validation"):
         for row in rows_of("mine", split):

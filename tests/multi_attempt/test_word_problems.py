@@ -264,7 +264,7 @@ def test_kinds_can_be_chosen_and_all_others_are_held_out(tmp_path: Path) -> None
 
 
 def test_the_rows_pass_the_rules_of_the_start_up_check(rows: dict[str, list[Row]]) -> None:
-    """As verl_ext/dataset_check.py has them, without the tokenizer that it also needs."""
+    """As verl_ext/checks/dataset_check.py has them, without the tokenizer that it also needs."""
     for name in FILES:
         for row in rows[name]:
             gold, info = row["reward_model"]["ground_truth"], row["extra_info"]

@@ -24,9 +24,9 @@ from multi_attempt.grading import Grader
 from multi_attempt.metrics import WAITS
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
 from multi_attempt.turns import ChatTemplate
-from verl_ext.agent_loop import MultiAttemptAgentLoop, TokenStream
-from verl_ext.plugin import COLOCATE_ASYNC
-from verl_ext.sampling import request_parameters, was_cut
+from verl_ext.names import COLOCATE_ASYNC
+from verl_ext.rollout.agent_loop import MultiAttemptAgentLoop, TokenStream
+from verl_ext.rollout.sampling import request_parameters, was_cut
 
 if TYPE_CHECKING:
     from tests.verl_ext.conftest import FakeServer

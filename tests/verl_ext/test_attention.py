@@ -23,7 +23,7 @@ from verl.utils import model as verl_model
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 
-from verl_ext import attention
+from verl_ext.model import attention
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,

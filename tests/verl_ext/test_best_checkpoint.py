@@ -13,7 +13,7 @@ import pytest
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from multi_attempt.data import evaluation_source
-from verl_ext.best_checkpoint import BestCheckpoint, validation_accuracies
+from verl_ext.training.best_checkpoint import BestCheckpoint, validation_accuracies
 
 
 def save(checkpoints: Path, step: int, *, weights: bool = True) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, open_dict
 
-from verl_ext.checkpoints import CheckpointError, Checkpoints, checkpoints_of
+from verl_ext.training.checkpoints import CheckpointError, Checkpoints, checkpoints_of
 
 ALL = {"actor": None, "critic": None}
 

@@ -151,7 +151,7 @@ def test_the_config_runs_the_plugin_and_its_check(name: str) -> None:
     assert config.actor_rollout_ref.rollout.agent.default_agent_loop == "multi_attempt"
     assert config.trainer.v1.trainer_mode == "multi_attempt"
     assert config.trainer.use_v1
-    assert config.hydra.callbacks.multi_attempt._target_ == "verl_ext.startup.StartupCheck"
+    assert config.hydra.callbacks.multi_attempt._target_ == "verl_ext.checks.startup.StartupCheck"
 
 
 @pytest.mark.parametrize("name", CONFIGS)

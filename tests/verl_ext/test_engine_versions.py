@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from verl_ext import engine_versions
-from verl_ext.engine_versions import TESTED, warn_of_untested_version
+from verl_ext.checks import engine_versions
+from verl_ext.checks.engine_versions import TESTED, warn_of_untested_version
 
 _ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from transformers import LlamaConfig
 from verl.workers.config import FSDPEngineConfig
 
 from multi_attempt import cli
-from verl_ext import check_command, startup
+from verl_ext.checks import check_command, startup
 from verl_ext.memory import machine
 from verl_ext.memory.activations import TokenMemory
 from verl_ext.memory.fsdp import FSDPModel

@@ -19,7 +19,7 @@ from transformers import GPT2Config, PretrainedConfig, Qwen2Config
 from verl.workers.config import FSDPEngineConfig, McoreEngineConfig
 
 from multi_attempt import cli
-from verl_ext import check_command, startup
+from verl_ext.checks import check_command, startup
 from verl_ext.memory.activations import TokenMemory
 from verl_ext.memory.cost import default_assumptions, run_cost
 from verl_ext.memory.fsdp import FSDPModel

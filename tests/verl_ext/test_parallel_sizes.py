@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from published_models import PUBLISHED
 from transformers import GPT2Config, Qwen2Config, Qwen2MoeConfig
 
-from verl_ext.parallel_sizes import parallel_size_errors
+from verl_ext.model.parallel_sizes import parallel_size_errors
 
 pytestmark = pytest.mark.usefixtures("hydra_configs")
 

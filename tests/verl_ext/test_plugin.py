@@ -15,15 +15,15 @@ from verl.workers.engine import EngineRegistry
 
 import verl_ext.plugin
 from verl_ext import cpu
-from verl_ext.agent_loop import MultiAttemptAgentLoop
 from verl_ext.cpu import engines, patches, platform, rollout
 from verl_ext.cpu.platform import PlatformCPU
 from verl_ext.reward_manager import MultiAttemptRewardManager
-from verl_ext.trainer import MultiAttemptTrainer
+from verl_ext.rollout.agent_loop import MultiAttemptAgentLoop
+from verl_ext.training.trainer import MultiAttemptTrainer
 
 
 def assert_registered() -> None:
-    assert _agent_loop_registry["multi_attempt"] == {"_target_": "verl_ext.agent_loop.MultiAttemptAgentLoop"}
+    assert _agent_loop_registry["multi_attempt"] == {"_target_": "verl_ext.rollout.agent_loop.MultiAttemptAgentLoop"}
     assert get_reward_manager_cls("multi_attempt") is MultiAttemptRewardManager
     assert get_trainer_cls("multi_attempt") is MultiAttemptTrainer
     assert PlatformRegistry.get("cpu") is PlatformCPU

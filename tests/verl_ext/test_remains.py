@@ -16,8 +16,8 @@ import pytest
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from verl_ext import remains
-from verl_ext.startup import StartupCheck
+from verl_ext.checks.startup import StartupCheck
+from verl_ext.training import remains
 
 # As an engine that is killed: it has a segment and a socket, and neither has a tracker that would give it back.
 ENGINE = """

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
 from multi_attempt.episode import Attempt, StopReason, Transcript
-from verl_ext import rollout_check
-from verl_ext.rollout_check import CheckedReplayBuffer, TooManyFailedEpisodes, transcripts_of
+from verl_ext.training import rollout_check
+from verl_ext.training.rollout_check import CheckedReplayBuffer, TooManyFailedEpisodes, transcripts_of
 
 
 def transcript(error: str = "") -> Transcript:

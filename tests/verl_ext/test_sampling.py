@@ -26,9 +26,9 @@ from verl.workers.config import HFModelConfig
 from verl.workers.rollout.replica import RolloutMode, RolloutReplicaRegistry, TokenOutput
 
 from multi_attempt.toy.tokenizer import make_tokenizer
-from verl_ext.agent_loop import MultiAttemptAgentLoop
-from verl_ext.plugin import COLOCATE_ASYNC
-from verl_ext.sampling import request_parameters, was_aborted, was_cut
+from verl_ext.names import COLOCATE_ASYNC
+from verl_ext.rollout.agent_loop import MultiAttemptAgentLoop
+from verl_ext.rollout.sampling import request_parameters, was_aborted, was_cut
 
 ENGINE = "vllm" if importlib.util.find_spec("vllm") else "sglang"
 

@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerFast
 
 from multi_attempt.data import make_row, write_parquet
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
-from verl_ext import startup
-from verl_ext.startup import StartupCheck, StartupError, check
+from verl_ext.checks import startup
+from verl_ext.checks.startup import StartupCheck, StartupError, check
 
 Rows = list[dict[str, Any]]
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from multi_attempt.config import load_settings
 from multi_attempt.data import make_row
-from verl_ext.agent_loop import MultiAttemptAgentLoop
-from verl_ext.dataset_check import dataset_errors
+from verl_ext.checks.dataset_check import dataset_errors
+from verl_ext.rollout.agent_loop import MultiAttemptAgentLoop
 
 if TYPE_CHECKING:
     from tests.verl_ext.conftest import FakeServer

@@ -19,11 +19,11 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from multi_attempt import model_settings
 from multi_attempt.episode import Attempt, StopReason, Transcript
 from multi_attempt.metrics import batch_metrics
-from verl_ext import rollout_check
-from verl_ext.checkpoints import CheckpointError
-from verl_ext.rollout_check import CheckedReplayBuffer
-from verl_ext.trainer import MultiAttemptTrainer, RolloutMismatch, check_agreement
-from verl_ext.watchdog import KilledForMemory, PartDied
+from verl_ext.training import rollout_check
+from verl_ext.training.checkpoints import CheckpointError
+from verl_ext.training.rollout_check import CheckedReplayBuffer
+from verl_ext.training.trainer import MultiAttemptTrainer, RolloutMismatch, check_agreement
+from verl_ext.training.watchdog import KilledForMemory, PartDied
 
 CORRELATION, DIFFERENCE = "training/rollout_actor_probs_pearson_corr", "training/rollout_probs_diff_max"
 NAN = float("nan")

@@ -9,11 +9,12 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import Qwen2Config
 
-from verl_ext import startup, vllm_choices
+from verl_ext.checks import startup
 from verl_ext.memory.gpus import named_gpu
 from verl_ext.memory.model_shape import shape_of
 from verl_ext.memory.rollout import make_rollout
-from verl_ext.vllm_choices import FLASHINFER_SAMPLER, SECOND_RUNNER
+from verl_ext.model import vllm_choices
+from verl_ext.model.vllm_choices import FLASHINFER_SAMPLER, SECOND_RUNNER
 
 SECOND = f"ray_kwargs.ray_init.runtime_env.env_vars.{SECOND_RUNNER}='1'"
 

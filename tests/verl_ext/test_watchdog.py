@@ -22,8 +22,8 @@ import pytest
 import zmq
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError
 
-from verl_ext import watchdog as watchdog_module
-from verl_ext.watchdog import KilledForMemory, PartDied, RunFault, RunStalled, Watchdog, lost_part
+from verl_ext.training import watchdog as watchdog_module
+from verl_ext.training.watchdog import KilledForMemory, PartDied, RunFault, RunStalled, Watchdog, lost_part
 
 LOOK, SOON, LONG = 0.02, 0.3, 60.0
 
@@ -150,7 +150,7 @@ def test_an_error_of_another_kind_stays_what_it_is(monkeypatch: pytest.MonkeyPat
 RAY_KILLS = """
 import time
 import ray
-from verl_ext.watchdog import Watchdog
+from verl_ext.training.watchdog import Watchdog
 
 settings = {"memory_usage_threshold": 1e-4, "memory_monitor_refresh_ms": 100}
 ray.init(address="local", num_cpus=1, include_dashboard=False, _system_config=settings)
@@ -281,7 +281,7 @@ def test_a_watchdog_that_fails_itself_says_so() -> None:
 
 DEAF = """
 import time
-from verl_ext.watchdog import RunFault, Watchdog
+from verl_ext.training.watchdog import RunFault, Watchdog
 watchdog = Watchdog(look_seconds=0.05, grace_seconds=0.5)
 watchdog.start()
 watchdog.expect("a trainer that does not listen", 0.1)

@@ -17,8 +17,8 @@ from training_memory import engine_of, first_of, write_model
 from transformers import PretrainedConfig, Qwen3MoeConfig
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
 
-from verl_ext.model_config import ACTOR_MODEL, load_model_config
-from verl_ext.weight_bucket import largest_sent, weight_bucket_errors
+from verl_ext.checks.weight_bucket import largest_sent, weight_bucket_errors
+from verl_ext.model.model_config import ACTOR_MODEL, load_model_config
 
 FIELD = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
 

@@ -6,7 +6,7 @@ whose norm and MLP are fused. benchmarks/training_memory.py holds the first agai
 
 On a CPU, SDPA with a mask repeats keys and values for all heads (``integrations/sdpa_attention.py``, line 32), and each
 layer makes and keeps the mask anew in the precision of the queries: a row as long as the sequence for each token. Ours,
-which asks for each sequence of a packed row by itself (``verl_ext/attention.py``), keeps its output in parts and
+which asks for each sequence of a packed row by itself (``verl_ext/model/attention.py``), keeps its output in parts and
 whole.
 """
 

@@ -23,7 +23,7 @@ from verl_ext.memory.model_shape import ModelShape
 from verl_ext.memory.plan import MIB, Plan, bucket_of, greatest_tokens, largest_tensor, phases_of
 from verl_ext.memory.rollout import Rollout, make_rollout
 from verl_ext.memory.run_models import read_models
-from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
+from verl_ext.model.model_config import ACTOR_MODEL, CRITIC_MODEL
 
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 """vLLM's variable for its cache, in GiB."""

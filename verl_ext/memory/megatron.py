@@ -14,7 +14,7 @@ from functools import cached_property
 
 from verl_ext.memory.activations import FP32, TokenMemory
 from verl_ext.memory.passes import Moment, Role
-from verl_ext.parallel_sizes import UNEVEN_STAGES
+from verl_ext.model.parallel_sizes import UNEVEN_STAGES
 
 BF16 = 2
 

@@ -13,8 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PretrainedConfig
 
-from verl_ext.model_config import load_model_config
-from verl_ext.parallel_sizes import Shape
+from verl_ext.model.model_config import load_model_config
+from verl_ext.model.parallel_sizes import Shape
 
 
 @dataclass(frozen=True, kw_only=True)

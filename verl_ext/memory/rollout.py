@@ -17,7 +17,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl_ext.memory.activations import FP32
 from verl_ext.memory.gpus import GIB, Device
 from verl_ext.memory.model_shape import ModelShape
-from verl_ext.vllm_choices import uses_second_runner
+from verl_ext.model.vllm_choices import uses_second_runner
 
 # Arrays as long as the vocabulary, in fp32, that a sampler makes for each sequence: logits, sorted ones, probabilities.
 _SAMPLER_ARRAYS = 3

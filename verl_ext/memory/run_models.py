@@ -10,13 +10,13 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import CriticConfig
 
-from verl_ext import attention
 from verl_ext.memory.fsdp import FSDPModel
 from verl_ext.memory.megatron import MegatronModel
 from verl_ext.memory.model_shape import ModelShape
 from verl_ext.memory.passes import RankModel, Role
 from verl_ext.memory.rollout import Rollout
-from verl_ext.parallel_sizes import size_errors
+from verl_ext.model import attention
+from verl_ext.model.parallel_sizes import size_errors
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from math import ceil, prod
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
-from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL, load_model_config
+from verl_ext.model.model_config import ACTOR_MODEL, CRITIC_MODEL, load_model_config
 
 _ACTOR, _REFERENCE, _CRITIC = "actor_rollout_ref.actor", "actor_rollout_ref.ref", "critic"
 _ROLLOUT = "actor_rollout_ref.rollout"

@@ -18,11 +18,11 @@ from verl.utils.checkpoint.checkpoint_manager import should_save_ckpt_esi
 from multi_attempt import model_settings
 from multi_attempt.config import load_settings
 from multi_attempt.metrics import batch_metrics
-from verl_ext.best_checkpoint import BestCheckpoint, model_in
-from verl_ext.checkpoints import checkpoints_of
-from verl_ext.plugin import COLOCATE_ASYNC, NAME
-from verl_ext.rollout_check import CheckedReplayBuffer, transcripts_of
-from verl_ext.watchdog import Watchdog
+from verl_ext.names import COLOCATE_ASYNC, NAME
+from verl_ext.training.best_checkpoint import BestCheckpoint, model_in
+from verl_ext.training.checkpoints import checkpoints_of
+from verl_ext.training.rollout_check import CheckedReplayBuffer, transcripts_of
+from verl_ext.training.watchdog import Watchdog
 
 _CORRELATION = "training/rollout_actor_probs_pearson_corr"
 _DIFFERENCE = "training/rollout_probs_diff_max"

@@ -17,8 +17,8 @@ from multi_attempt.data import read_evaluation_source
 from multi_attempt.tasks import Message, Task
 from multi_attempt.tasks.load import Asked, Tasks, row_problems
 from multi_attempt.turns import ChatTemplate, TemplateError, template_problems
-from verl_ext.chat import chat_template, context_length, load_tokenizer
-from verl_ext.model_config import ACTOR_MODEL, load_model_config
+from verl_ext.model.model_config import ACTOR_MODEL, load_model_config
+from verl_ext.rollout.chat import chat_template, context_length, load_tokenizer
 
 # With many bad rows, this many are named and the rest counted.
 _NAMED_ROWS = 5

@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from multi_attempt.config import TaskSettings, load_settings
-from verl_ext.plugin import COLOCATE_ASYNC, NAME
+from verl_ext.names import COLOCATE_ASYNC, NAME
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class StartupCheck(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """End the run's own cluster, so that its engines leave nothing on this machine."""
         if not _joins_a_cluster(config):
-            from verl_ext import remains
+            from verl_ext.training import remains
 
             remains.end_cluster()
 
@@ -73,7 +73,7 @@ def check(config: DictConfig) -> None:
     Raises:
         StartupError: with all errors found.
     """
-    from verl_ext.value_check import value_errors
+    from verl_ext.checks.value_check import value_errors
 
     # Alone, since the others compute with these.
     if errors := list(value_errors(config)):
@@ -91,15 +91,15 @@ def check(config: DictConfig) -> None:
     ]
     errors = [error for run_check in checks for error in run_check(config, settings)]
     if not errors:  # those that read files, and only for a run that is sound so far
-        from verl_ext.attention import attention_errors
-        from verl_ext.parallel_sizes import parallel_size_errors
-        from verl_ext.weight_bucket import weight_bucket_errors
+        from verl_ext.checks.weight_bucket import weight_bucket_errors
+        from verl_ext.model.attention import attention_errors
+        from verl_ext.model.parallel_sizes import parallel_size_errors
 
         errors = list(parallel_size_errors(config))
         errors = errors or list(attention_errors(config, installed_here=not _joins_a_cluster(config)))
         errors = errors or list(weight_bucket_errors(config))
     if not errors:  # the slow one last
-        from verl_ext.dataset_check import dataset_errors
+        from verl_ext.checks.dataset_check import dataset_errors
 
         errors = list(dataset_errors(config, settings))
     if errors:
@@ -176,14 +176,14 @@ def _rollout(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
 
 
 def _log_engine(config: DictConfig) -> None:
-    from verl_ext.vllm_choices import describe
+    from verl_ext.model.vllm_choices import describe
 
     if told := describe(config):
         _logger.info("%s", told)
 
 
 def _warn_of_untested_engine(config: DictConfig) -> None:
-    from verl_ext.engine_versions import TESTED, warn_of_untested_version
+    from verl_ext.checks.engine_versions import TESTED, warn_of_untested_version
 
     name = config.actor_rollout_ref.rollout.name
     if name in TESTED and not _joins_a_cluster(config):

@@ -87,6 +87,6 @@ def _load_sglang() -> type[RolloutReplica]:
     replica._load_sglang()
     if cpu_engine is not None:
         os.environ[_CPU_ENGINE] = cpu_engine
-    from verl_ext.sglang_server import CountingSGLangReplica
+    from verl_ext.rollout.sglang_server import CountingSGLangReplica
 
     return CountingSGLangReplica

@@ -14,8 +14,8 @@ from verl.workers.rollout.utils import get_max_position_embeddings
 
 from multi_attempt.model_settings import from_config
 from multi_attempt.turns import ChatTemplate, generation_end_ids
-from verl_ext.model_config import ACTOR_MODEL, load_model_config
-from verl_ext.sampling import usable_context
+from verl_ext.model.model_config import ACTOR_MODEL, load_model_config
+from verl_ext.rollout.sampling import usable_context
 
 
 def load_tokenizer(config: DictConfig) -> Any:

@@ -29,9 +29,9 @@ from multi_attempt.episode import Episode, StopReason, Transcript
 from multi_attempt.tasks import Message, Verdict
 from multi_attempt.tasks.load import Tasks
 from multi_attempt.turns import ChatTemplate
-from verl_ext.chat import chat_template, context_length
-from verl_ext.plugin import NAME
-from verl_ext.sampling import request_parameters, was_aborted, was_cut
+from verl_ext.names import NAME
+from verl_ext.rollout.chat import chat_template, context_length
+from verl_ext.rollout.sampling import request_parameters, was_aborted, was_cut
 
 TRANSCRIPT_KEY = "multi_attempt"
 """Where the episode's transcript stands in ``AgentLoopOutput.extra_fields``."""

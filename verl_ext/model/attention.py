@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from verl.utils import model as verl_model
 
-from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
+from verl_ext.model.model_config import ACTOR_MODEL, CRITIC_MODEL
 
 NAME = "sdpa_by_sequence"
 """Its name, as ``attn_implementation``; ``attention=sdpa`` chooses it."""

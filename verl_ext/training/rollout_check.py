@@ -15,7 +15,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from multi_attempt.episode import StopReason, Transcript
-from verl_ext.agent_loop import TRANSCRIPT_KEY
+from verl_ext.rollout.agent_loop import TRANSCRIPT_KEY
 
 
 class TooManyFailedEpisodes(RuntimeError):

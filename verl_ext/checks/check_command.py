@@ -144,7 +144,7 @@ def _evaluation(config: DictConfig, arguments: argparse.Namespace) -> str:
     from verl_ext.memory.evaluation import Asked, default_asked, evaluation_report, plan_evaluation
     from verl_ext.memory.gpus import GPU
     from verl_ext.memory.model_shape import read_shape
-    from verl_ext.model_config import ACTOR_MODEL
+    from verl_ext.model.model_config import ACTOR_MODEL
 
     device = _device(config, arguments)
     if not isinstance(device, GPU):
@@ -178,7 +178,7 @@ def _plan(config: DictConfig, arguments: argparse.Namespace, problems: Sequence[
     from verl_ext.memory.model_shape import read_shape
     from verl_ext.memory.plan import make_plan
     from verl_ext.memory.report import report
-    from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
+    from verl_ext.model.model_config import ACTOR_MODEL, CRITIC_MODEL
 
     device, reserve = _device(config, arguments), arguments.reserve * GIB
     given = {
@@ -249,7 +249,7 @@ def _device(config: DictConfig, arguments: argparse.Namespace) -> Device:
 
 def _use_model_config(config: DictConfig, path: str) -> None:
     """Take the actor's config.json from a path; the critic's too, unless it starts from another model."""
-    from verl_ext.model_config import ACTOR_MODEL, CRITIC_MODEL
+    from verl_ext.model.model_config import ACTOR_MODEL, CRITIC_MODEL
 
     actor, critic = OmegaConf.select(config, ACTOR_MODEL), OmegaConf.select(config, CRITIC_MODEL)
     if not isinstance(actor, DictConfig) or not isinstance(critic, DictConfig):
@@ -260,7 +260,7 @@ def _use_model_config(config: DictConfig, path: str) -> None:
 
 def _startup_problems(config: DictConfig) -> list[str]:
     """What the run's own start-up check says here and now: on the run's machine it may say less, or more."""
-    from verl_ext.startup import StartupError, check
+    from verl_ext.checks.startup import StartupError, check
 
     if OmegaConf.select(config, "trainer.device") == "cpu":
         from verl_ext.cpu import platform

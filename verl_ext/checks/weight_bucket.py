@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from verl_ext.model_config import ACTOR_MODEL, load_model_config
+from verl_ext.model.model_config import ACTOR_MODEL, load_model_config
 
 _FIELD = "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
 

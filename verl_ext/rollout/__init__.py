@@ -1,0 +1,1 @@
+"""Generation: the agent loop, its tokens, and what is asked of an engine."""

@@ -1,0 +1,1 @@
+"""The trainer, its guards, checkpoints, and what a run leaves behind."""
