@@ -59,7 +59,8 @@ def make_mixed_toy(folder: Path) -> None:
     """The toy with a model that boxes numbers; its questions as rows of all tasks, and rows of the example."""
     build_toy(folder, train_questions=128, heldout_questions=8, settings=ToySettings(steps=120))
     questions = draw_questions({"train": Split(30), "validation": Split(8), "heldout": Split(8)}, seed=1)
-    words = read(EXAMPLES / "reverse.jsonl")
+    # verl reads this of every validation row where others have it.
+    words = [{**row, "reward_model": {"ground_truth": ""}} for row in read(EXAMPLES / "reverse.jsonl")]
     rows = {
         "train": mixed_rows(questions["train"], "train", first=len(words)),
         "validation": mixed_rows(questions["validation"], "validation", attempts=2, first=len(words)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,8 @@ def _example_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def words() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (EXAMPLES / "reverse.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (EXAMPLES / "reverse.jsonl").read_text().splitlines()]
+    return [{**row, "reward_model": {"ground_truth": ""}} for row in rows]
 
 
 def sums(count: int) -> list[dict[str, Any]]:
@@ -101,6 +103,15 @@ def checked(config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_mixture_passes_the_checks_before_a_run(checked: Any) -> None:
     assert checked([*words(), *sums(2)]) == []
+
+
+def test_what_verl_reads_of_every_validation_row_is_missing_in_none(checked: Any) -> None:
+    rows = [*words(), *sums(1)]
+    del rows[1]["reward_model"]
+    (error,) = checked(rows)
+    assert re.match(
+        r"data.val_files = .*: row 1: reward_model is null, and verl reads it of every validation row", error
+    )
 
 
 def test_each_row_has_what_its_own_task_needs(checked: Any) -> None:
