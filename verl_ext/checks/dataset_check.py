@@ -192,11 +192,18 @@ def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iter
     config = run.config
     indices: dict[int, int] = {}
     numbered: dict[int, Asked[Any]] = {}
+    # Where one row of a validation file has it, verl reads it of every row (trainer_base.py, line 1144).
+    read_of_all = validation and any("reward_model" in row for row in rows)
     for number, row in enumerate(rows):
         if badly_made := [name for name in _MAPPINGS if not isinstance(row.get(name) or {}, dict)]:
             for name in badly_made:
                 yield f"row {number}: {name} = {row[name]!r} must be a mapping; correct the row"
             continue
+        if read_of_all and row.get("reward_model") is None:
+            yield (
+                f"row {number}: reward_model is null, and verl reads it of every validation row where others have one; "
+                "give it a mapping, as {ground_truth: ''}"
+            )
         try:
             numbered[number] = asked = run.read(row, number)
         except ValueError as error:
