@@ -134,11 +134,13 @@ def test_all_tasks_are_trained_on(mixed: Mixed) -> None:
 
 def test_its_model_is_evaluated_as_it_was_trained(mixed: Mixed) -> None:
     assert mixed.settings["task"] == EXAMPLE
-    methods = {
-        task: {attempt["method"] for row in mixed.episodes if row["benchmark"] == task for attempt in row["attempts"]}
-        for task in TASKS
-    }
-    assert "judge" in methods["judge"]
-    assert "asserts" in methods["code"]
-    assert "exact" in methods["match"]
     assert not any(row["error"] for row in mixed.episodes)
+    assert {(row["benchmark"], row["budget"]) for row in mixed.episodes} == {
+        (task, n) for task in TASKS for n in (1, 2)
+    }
+    told = {task: "" for task in TASKS}
+    for row in mixed.episodes:
+        told[row["benchmark"]] += "".join(message["content"] for message in row["messages"][1:])
+    assert "Wrong. (1)\nNot quite." in told["judge"]
+    assert re.search(r"Wrong\. \(1\)\n(f\(\) gave|the program raised)", told["code"])
+    assert not re.search(r"Not quite|gave|raised", told["math"] + told["match"])
