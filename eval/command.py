@@ -134,9 +134,9 @@ def run(arguments: argparse.Namespace) -> int:
         fresh_temperature=arguments.sampling_temperature,
     )
     models = _checked(named, arguments.server)
+    engines = _engines(arguments, chosen)
     tasks = chosen.dialogue.make_tasks()
     rows = [row for files in arguments.data for path in files for row in _read_rows(path, tasks)]
-    engines = _engines(arguments, chosen)
     if arguments.concurrency is None:
         settings = replace(settings, concurrency=CONCURRENCY * engines.number)
     questions = _once(rows)

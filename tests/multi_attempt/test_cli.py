@@ -144,7 +144,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["eval", "--model", "m", "--data", "d", "--attempts", "many"], "many"),
         (["eval", "--model", "m", "--data", "d", "--attempts", "0"], "--attempts = 0"),
         (["eval", "--model", "m", "--data", "d", "--prompts", "papers"], "papers"),
-        (["eval", "--model", "m", "--server", "u", "--data", "/nowhere/d.jsonl"], "/nowhere/d.jsonl"),
+        (["eval", "--model", "m", "--server", "http://u", "--data", "/nowhere/d.jsonl"], "/nowhere/d.jsonl"),
     ],
 )
 def test_bad_argument_ends_with_status_2_and_the_reason(
