@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from multi_attempt.prompts import Message
-from multi_attempt.tasks.asserts import take_apart
-from multi_attempt.tasks.sandbox import Limits, Programs, make_sandbox
+from multi_attempt.tasks.programs.asserts import take_apart
+from multi_attempt.tasks.programs.sandbox import Limits, Programs, make_sandbox
+from multi_attempt.tasks.programs.trials import Trials
 from multi_attempt.tasks.task import Task, Words
-from multi_attempt.tasks.trials import Trials
 from multi_attempt.tasks.verdict import Verdict
 
 
@@ -25,7 +25,7 @@ class Programming:
     Attributes:
         question: what the program is to do.
         solution: a program that does it.
-        tests: asserts, as :func:`multi_attempt.tasks.asserts.take_apart` takes them.
+        tests: asserts, as :func:`multi_attempt.tasks.programs.asserts.take_apart` takes them.
         inputs: what the program reads from its standard input, where it has no asserts.
         outputs: what it should write for each.
         setup: statements that run before the asserts: imports, and functions of the tests.
@@ -43,7 +43,7 @@ class Programming:
 
 @dataclass
 class CodeSettings:
-    """How programs are worded, and run; see :class:`multi_attempt.tasks.sandbox.Limits` for what one may take.
+    """How programs are worded, and run; see :class:`multi_attempt.tasks.programs.sandbox.Limits` for what one may take.
 
     Attributes:
         prompts: the prompt set, by name or path; empty for that of all tasks.

@@ -19,9 +19,16 @@ import psutil
 import pytest
 from hostile_programs import EXPECTED, PROGRAMS, program
 
-from multi_attempt.tasks.asserts import take_apart
-from multi_attempt.tasks.sandbox import Bubblewrap, Limits, Programs, SandboxFailed, SandboxFusion, make_sandbox
-from multi_attempt.tasks.trials import Outcome, Trials
+from multi_attempt.tasks.programs.asserts import take_apart
+from multi_attempt.tasks.programs.sandbox import (
+    Bubblewrap,
+    Limits,
+    Programs,
+    SandboxFailed,
+    SandboxFusion,
+    make_sandbox,
+)
+from multi_attempt.tasks.programs.trials import Outcome, Trials
 
 LIMITS = Limits(seconds=1, memory_mb=512, processes=8, output_kb=64, files_mb=2)
 NOTE = 60

@@ -40,7 +40,7 @@ _REMEDY = (
 @cache
 def inside_text(name: str) -> str:
     """A script that runs in a sandbox, by its name in ``inside/``, of which nothing is ever imported."""
-    return files("multi_attempt.tasks").joinpath("inside", f"{name}.py").read_text("utf-8")
+    return files("multi_attempt.tasks.programs").joinpath("inside", f"{name}.py").read_text("utf-8")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from multi_attempt.tasks.asserts import take_apart
-from multi_attempt.tasks.sandbox import Programs, Run, inside_text
+from multi_attempt.tasks.programs.asserts import take_apart
+from multi_attempt.tasks.programs.sandbox import Programs, Run, inside_text
 
 _take_apart = lru_cache(maxsize=4096)(take_apart)
 

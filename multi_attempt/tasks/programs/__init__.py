@@ -1,0 +1,1 @@
+"""Programs of models: taken apart into trials, and run in a sandbox."""
