@@ -10,12 +10,10 @@ shift
 log=$(mktemp)
 trap 'rm -f "$log"; kill "${others:-}" 2>/dev/null' EXIT
 
-# Threads that wait for each other at barriers are many times as slow where others want the same cores.
-export OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind
-
 "$python" -m pytest -m "not engine" "$@" >"$log" 2>&1 &
 others=$!
-"$python" -m pytest -m engine "$@"
+# Threads that wait for each other at barriers are many times as slow where others want the same cores.
+OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind "$python" -m pytest -m engine "$@"
 engine=$?
 wait "$others"
 rest=$?

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from training_memory import CASES, MODELS, Case, config_of, first_of, measure, plan, write_model
 
 
@@ -13,6 +15,15 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("model")
     write_model(path, request.param)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    # torch's attention on CPU has a buffer for each of its threads, which is much beside a model as small as the toy's.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -48,7 +48,8 @@ class Limits:
     """What a program may take.
 
     Attributes:
-        seconds: of a processor's time; by the clock four times as many, so that a busy machine changes no verdict.
+        seconds: of a processor's time; by the clock four times as many and ten more, so that a busy machine changes no
+            verdict.
         memory_mb: address space of each of its processes, in MiB.
         processes: processes and threads.
         output_kb: what it may write to its output, to its errors, and to any file, in KiB.
@@ -66,7 +67,7 @@ class Limits:
     @property
     def patience(self) -> float:
         """Seconds by the clock."""
-        return 4 * self.seconds
+        return _START_SECONDS + 4 * self.seconds
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,7 @@ _NOBODY = "65534"
 _KILLED = 128 + 9  # what bubblewrap says of a first process that was killed
 _NEARLY = 0.9  # of its seconds, after which a program was killed for them and nothing else
 _GRACE_SECONDS = 5.0
+_START_SECONDS = 10.0  # for a sandbox and an interpreter to begin, where others want the same cores
 
 
 def _executable() -> str:
