@@ -4,7 +4,7 @@ Everything else knows :class:`Task` and :class:`Verdict` only.
 """
 
 from multi_attempt.prompts import Message, PromptSet
-from multi_attempt.tasks.task import NoSettings, Task, Words, system, user
+from multi_attempt.tasks.task import NoSettings, Task, Words, user
 from multi_attempt.tasks.verdict import Attempt, Verdict
 
-__all__ = ["Attempt", "Message", "NoSettings", "PromptSet", "Task", "Verdict", "Words", "system", "user"]
+__all__ = ["Attempt", "Message", "NoSettings", "PromptSet", "Task", "Verdict", "Words", "user"]

@@ -69,15 +69,15 @@ class Math(Task[Problem]):
     async def verdict(self, row: Problem, response: str) -> Verdict:
         """See :class:`Task`."""
         answer = self.words.prompts.extract(response)
-        return self.judged(response, await self.grader.grade_async(answer, row.ground_truth, _tolerance(row)))
+        grade = await self.grader.grade_async(answer, row.ground_truth, _tolerance(row))
+        return self.judged(response, answer, grade)
 
-    def judged(self, response: str, grade: grading.Verdict) -> Verdict:
+    def judged(self, response: str, answer: str | None, grade: grading.Verdict) -> Verdict:
         """The verdict on a response whose answer has this grade."""
-        prompts = self.words.prompts
         return Verdict(
             grade.correct,
-            prompts.extract(response),
-            prompts.is_well_formed(response),
+            answer,
+            self.words.prompts.is_well_formed(response),
             method=grade.method,
             reason=grade.reason,
         )

@@ -35,4 +35,5 @@ class MathEpisode(Episode):
         self, response: str, grade: Verdict = NO_ANSWER, *, span: tuple[int, int] = (0, 0), truncated: bool = False
     ) -> Message | None:
         """As of :class:`Episode`, with the grade of the answer in the response."""
-        return super().record(response, self.task.judged(response, grade), span=span, truncated=truncated)
+        verdict = self.task.judged(response, self.extract(response), grade)
+        return super().record(response, verdict, span=span, truncated=truncated)

@@ -26,11 +26,6 @@ def user(content: str) -> Message:
     return {"role": "user", "content": content}
 
 
-def system(content: str) -> Message:
-    """A system message."""
-    return {"role": "system", "content": content}
-
-
 @dataclass(frozen=True)
 class Words:
     """The wording that the config chooses for all tasks.
@@ -54,10 +49,6 @@ class Words:
         prompts = load_prompt_set(name)
         role = self.feedback_role or prompts.feedback_role
         return replace(self, prompts=replace(prompts, feedback_role=role))
-
-    def feedback(self, content: str) -> Message:
-        """A message by whom gives feedback."""
-        return {"role": self.prompts.feedback_role, "content": content}
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from http_service import Handler
+from http_service import serving as serving_http
 from scripted import box
 
 # The toy tokenizer's <|im_end|>, by which its template closes a turn, and <|endoftext|> and <|reserved|>, of which the
@@ -129,41 +131,24 @@ def serving() -> Iterator[FakeServer]:
     """A server at work."""
     fake = FakeServer()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Answers(Handler):
+        def got(self) -> None:
             if fault := fake.next_fault(fake.model_faults):
                 self.close_connection = True
                 return fault(self)
-            self._reply({"object": "list", "data": [{"id": "served", "object": "model", **fake.card}]})
+            self.reply({"object": "list", "data": [{"id": "served", "object": "model", **fake.card}]})
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        def posted(self, body: Any) -> None:
             fake.requests.append((self.path, body))
             fault = fake.next_fault(fake.faults)
             if unknown := [name for name in fake.unknown if name in body]:
-                self._reply({"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}}, 400)
+                self.reply({"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}}, 400)
             elif fault is None:
-                self._reply(fake.answer(self.path, body))
+                self.reply(fake.answer(self.path, body))
             else:
                 self.close_connection = True
                 fault(self)
 
-        def _reply(self, content: dict[str, Any], status: int = 200) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    fake.url = f"http://127.0.0.1:{http.server_port}/v1"
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield fake
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serving_http(Answers) as address:
+        fake.url = f"{address}/v1"
+        yield fake

@@ -44,6 +44,8 @@ _GPU_SETTINGS = (
 )
 _CPU_SETTINGS = ("trainer.critic_warmup=0",)
 
+_SHOWN = 4000  # characters of what a command printed that failed
+
 # How many times as long a rehearsal may take.
 _REHEARSAL_PATIENCE = 3
 
@@ -124,6 +126,22 @@ class Machine:
     def long_run(self, checkpoints: Path, logs: Path, overrides: Sequence[str], *, toy: Path) -> Run:
         """A long run that saves after every step, to be hurt."""
         return Run(toy, checkpoints, logs, [*self.settings, *overrides], None, self.config)
+
+    def call(
+        self, command: Sequence[str], folder: Path, seconds: float, environment: Mapping[str, str] | None = None
+    ) -> str:
+        """What a command prints that has to end well, in a folder and in so many seconds on the GPU."""
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**self.environment, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=self.deadline(seconds),
+        )
+        assert done.returncode == 0, done.stdout[-_SHOWN:]
+        return done.stdout
 
     def used_mebibytes(self) -> float:
         """Memory of the GPU that is taken, by whomever; 0 in a rehearsal."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -34,16 +33,7 @@ def test_evaluation_runs_in_process(toy: Path, machine: Machine, tmp_path: Path,
         *(word for setting in engine for word in ("--engine", setting)),
     ]
     begin = time.monotonic()
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=machine.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=machine.deadline(_DEADLINE_SECONDS),
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    machine.call(command, tmp_path, _DEADLINE_SECONDS)
     report("evaluation with the engine's start", time.monotonic() - begin, "s")
     [model] = json.loads((tmp_path / "eval.json").read_text())["models"]
     assert model["failed"] == 0

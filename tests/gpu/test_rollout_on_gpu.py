@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,16 +28,7 @@ def test_tokens_a_second_against_the_engine_and_lock_step(machine: Machine, tmp_
     sizes = [word for name, value in work.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, str(_BENCHMARKS / "rollout.py"), "--once", "--model", str(model), *sizes]
     command += ["--json", str(figures)]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=machine.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=machine.deadline(_DEADLINE_SECONDS),
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    machine.call(command, tmp_path, _DEADLINE_SECONDS)
     measured = {row["rollout"]: row for row in json.loads(figures.read_text())["measurements"]}
     assert list(measured) == ["ours", "engine", "engine, in order", "lock-step"]
     ours = measured["ours"]["seconds"]

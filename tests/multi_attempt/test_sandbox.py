@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from hostile_programs import EXPECTED, PROGRAMS, program
+from http_service import Handler, serving
 
 from multi_attempt.tasks.programs.asserts import take_apart
 from multi_attempt.tasks.programs.sandbox import (
@@ -262,36 +259,18 @@ class Fusion:
         return 200, {"status": "Success" if run.well else "Failed", "message": "", "run_result": result}
 
 
-@contextmanager
-def serving() -> Iterator[Fusion]:
-    fusion = Fusion()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            status, content = fusion.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            data = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    fusion.url = f"http://127.0.0.1:{http.server_port}/run_code"
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield fusion
-    http.shutdown()
-    http.server_close()
-    thread.join()
-
-
 @pytest.fixture
 def fusion(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fusion]:
     monkeypatch.setattr(SandboxFusion, "_PAUSE_SECONDS", 0.01)
-    with serving() as fusion:
+    fusion = Fusion()
+
+    class Answers(Handler):
+        def posted(self, body: Any) -> None:
+            status, content = fusion.answer(body)
+            self.reply(content, status)
+
+    with serving(Answers) as address:
+        fusion.url = f"{address}/run_code"
         yield fusion
 
 
