@@ -67,7 +67,7 @@ def read_cases(files: Sequence[Path]) -> list[Case]:
         ]
     cases = []
     for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(file.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
             try:
                 row = json.loads(line)
                 cases.append(Case(file.name, row["prediction"], row["gold"], row["expected"]))

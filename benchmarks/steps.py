@@ -26,7 +26,7 @@ import datasets
 import matplotlib.pyplot as plt
 import psutil
 import transfer_spans
-from runs import prepare_process, train
+from runs import json_lines, prepare_process, train
 from safetensors.torch import load_file
 
 from multi_attempt.toy.build import build_toy
@@ -220,7 +220,7 @@ class Watch:
         while not self._over.wait(_POLL_SECONDS):
             now = time.time()
             text = self._log.read_text() if self._log.exists() else ""
-            lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be half written
+            lines = text.split("\n")[:-1]  # the last one may be half written
             self._logged += [(now, json.loads(line)["data"]) for line in lines[len(self._logged) :]]
             if self._logged and now > looked + _MEMORY_SECONDS:
                 looked = now
@@ -242,7 +242,7 @@ class Watch:
 
     def run(self, name: str, episodes: int, spans: Path) -> Run:
         """What was seen."""
-        calls = [json.loads(line) for file in spans.iterdir() for line in file.read_text().splitlines()]
+        calls = [call for file in spans.iterdir() for call in json_lines(file)]
         transfers = [
             (call["start"], call["stop"])
             for call in calls

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ os.environ.setdefault("VERL_PLATFORM", "cpu")  # verl chooses its platform once,
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDict
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -176,10 +177,10 @@ def measure(config: DictConfig, case: Case) -> Held:
         engine.optimizer_step()
         gradients = sum(_local_bytes(parameter.grad) for parameter in engine.module.parameters())
         engine.optimizer_zero_grad()
-        update = _allocated(lambda: engine.forward_backward_batch(data, loss))
+        update = allocated(lambda: engine.forward_backward_batch(data, loss))
     with engine.eval_mode():
         data = _batch(vocabulary, packed=case.packed, entropy=True)
-        infer = _allocated(lambda: engine.infer_batch(data, loss_function=None))
+        infer = allocated(lambda: engine.infer_batch(data, loss_function=None))
     weights = sum(map(_local_bytes, engine.module.parameters()))
     states = [value for state in engine.optimizer.state.values() for value in state.values()]
     return Held(weights, gradients, sum(map(_local_bytes, states)), update - gradients, infer)
@@ -239,18 +240,31 @@ def _local_bytes(tensor: Any) -> int:
     return size
 
 
-def _allocated(work: Callable[[], Any]) -> int:
+def allocated(work: Callable[[], Any]) -> int:
     """The most bytes that are allocated at once while something works, beside those that were there."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
     assert profiled.profiler is not None
     results: Any = profiled.profiler.kineto_results
-    changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
+    events = [event for event in _each(results.experimental_event_tree()) if event.tag == _EventType.Allocation]
+    sizes: dict[int, int] = {}  # of what was allocated meanwhile, by address
     total = most = 0
-    for _, change in changes:
-        total += change
+    for event in sorted(events, key=lambda event: int(event.start_time_ns)):
+        pointer, size = event.extra_fields.ptr, event.extra_fields.alloc_size
+        if size > 0:
+            sizes[pointer] = size
+            total += size
+        else:
+            # What is freed of earlier work does not count; torch says of it what its address last held in a profile.
+            total -= sizes.pop(pointer, 0)
         most = max(most, total)
     return most
+
+
+def _each(events: Sequence[Any]) -> Iterator[Any]:
+    for event in events:
+        yield event
+        yield from _each(event.children)
 
 
 # ---- Planned ----

@@ -9,12 +9,11 @@ it was, or reports what is there.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
-from runs import cli, evaluate, prepare_process, run, seeded, train
+from runs import cli, evaluate, json_lines, prepare_process, run, seeded, train
 
 from multi_attempt.evaluation.report import headline, read_evaluation, read_metrics
 
@@ -57,8 +56,7 @@ def main() -> int:
 
 def show_dialogue(path: Path) -> None:
     """Print the first dialogue in which the trained model mends its own mistake, if there is one."""
-    for line in path.read_text().splitlines():
-        episode = json.loads(line)
+    for episode in json_lines(path):
         told = episode["model"] == AFTER and episode["protocol"] == "oracle"
         if told and episode["stop"] == "correct" and len(episode["attempts"]) > 1:
             print("\nA mistake mended:")

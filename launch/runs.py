@@ -151,12 +151,17 @@ def step_line(data: dict[str, Any], step: int, steps: int) -> str:
     )
 
 
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file of JSON lines, which end in a line feed only: texts of models have U+0085 and U+2028 too."""
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
 def merge_metrics(output: Path) -> Path:
     """Write ``metrics.jsonl``: one object a step, from all tries; a step that was run twice counts as last run."""
     steps: dict[int, dict[str, Any]] = {}
     for file in sorted((output / "logs").glob("train-*.jsonl")):
-        for line in file.read_text().splitlines():
-            entry = json.loads(line)
+        for entry in json_lines(file):
             steps[entry["step"]] = {"step": entry["step"], **entry["data"]}
     path = output / "metrics.jsonl"
     path.write_text("".join(json.dumps(steps[step]) + "\n" for step in sorted(steps)))

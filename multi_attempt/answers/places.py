@@ -203,7 +203,7 @@ def code_block(text: str) -> str | None:
     """The content of the last fenced block (Markdown's three backticks) that ends; None if there is none."""
     block: list[str] | None = None
     last: list[str] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # of a program's text, other characters that end lines for Python are content
         mark = line.strip()
         if block is None:
             block = [] if mark.startswith(_FENCE) and _FENCE not in mark[len(_FENCE) :] else None

@@ -96,3 +96,11 @@ def test_what_an_evaluation_is_told_counts_more_than_what_is_usual_on_cpu(monkey
     add_arguments(parser)
     arguments = parser.parse_args(commands[0][commands[0].index("eval") + 1 :])
     assert (arguments.model, arguments.dtype, arguments.output) == (["start=model"], "bfloat16", Path("outputs"))
+
+
+def test_rows_with_every_character_of_a_models_text_are_read_whole(tmp_path: Path) -> None:
+    rows = [{"output": f"a{chr(code)}b"} for code in (*range(256), 0x2028, 0x2029)]
+    path = tmp_path / "rollout.jsonl"
+    # As verl writes episodes: without escapes.
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert list(runs.json_lines(path)) == rows

@@ -197,6 +197,12 @@ def test_box_after_any_text_without_open_box_is_found(before: str, inside: str, 
     assert boxed(text) == (inside.strip() or None)
 
 
+@pytest.mark.parametrize("character", ["\x0c", "\x1e", "\x85", "\u2028"])
+def test_a_program_keeps_the_characters_of_its_texts(character: str) -> None:
+    program = f"print({character!a})\nprint('{character}')"
+    assert EXTRACTORS["code_block"](f"Here:\r\n```python\r\n{program}\r\n```\n") == program + "\r"
+
+
 @given(st.text(alphabet=r"\boxed{}fb answer</>3"))
 def test_extractors_take_any_text(text: str) -> None:
     for extract in EXTRACTORS.values():

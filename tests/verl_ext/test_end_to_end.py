@@ -15,6 +15,7 @@ from uuid import uuid4
 import datasets
 import pytest
 import torch
+from runs import json_lines
 from training_run import FINISH_SECONDS, TrainingRun, make_toy
 
 from multi_attempt.budget import draw_attempts
@@ -65,8 +66,8 @@ class Run(TrainingRun):
     def budgets(self, step: int) -> dict[str, int]:
         """The number of attempts that each question was given in a step, read from the prompts that were sent."""
         budgets = {}
-        for line in (self.rollouts / f"{step}.jsonl").read_text().splitlines():
-            match = re.search(r"user\n(.*) \((\d+)\)\n", json.loads(line)["input"])
+        for row in json_lines(self.rollouts / f"{step}.jsonl"):
+            match = re.search(r"user\n(.*) \((\d+)\)\n", row["input"])
             assert match is not None
             budgets[match.group(1)] = int(match.group(2))
         return budgets

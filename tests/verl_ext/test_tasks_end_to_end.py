@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from fake_server import FakeServer, serving
+from runs import json_lines
 from toy_tasks import SETTINGS, TASKS, judged, mixed_rows
 from training_run import FINISH_SECONDS, TrainingRun
 
@@ -52,7 +53,7 @@ def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return list(json_lines(path))
 
 
 def make_mixed_toy(folder: Path) -> None:
