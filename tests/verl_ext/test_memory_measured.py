@@ -42,7 +42,7 @@ def test_the_plan_is_within_a_tenth_of_what_the_engine_holds(folder: Path, case:
 
 
 def test_what_is_freed_of_earlier_work_does_not_count() -> None:
-    arrays = []
+    arrays: list[torch.Tensor] = []
 
     def work() -> None:
         arrays.clear()
