@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -139,8 +139,7 @@ class Settings:
                 f"--samples = {self.samples} with --temperature = 0: greedy dialogues ({', '.join(dialogues)}) are all "
                 "the same; set a temperature above 0"
             )
-        if "blind" in self.protocols:
-            _check_neutral(self.dialogue.make_tasks().default)
+        _check_feedback(self.dialogue.make_tasks().default, self.protocols)
 
     @property
     def temperature(self) -> float:
@@ -259,8 +258,7 @@ class _Work:
         """
         for asked in self.longest():
             asked.task.check()
-            if "blind" in self.settings.protocols:
-                _check_neutral(asked.task)
+            _check_feedback(asked.task, self.settings.protocols)
         # In a thread of its own, since an event loop may be running in this one.
         with ThreadPoolExecutor(1) as apart:
             problems = apart.submit(asyncio.run, self._problems()).result()
@@ -275,12 +273,9 @@ class _Work:
             await self.tasks.close()
 
 
-def _check_neutral(task: Task[Any]) -> None:
-    if not task.is_neutral_worded:
-        raise ValueError(
-            f"--prompts = {task.words.prompts.name!r} cannot be used with the protocol blind: it has no field "
-            "'neutral', which words what follows an attempt on which nothing is said"
-        )
+def _check_feedback(task: Task[Any], protocols: Collection[str]) -> None:
+    if problem := task.feedback_problem(blind="blind" in protocols):
+        raise ValueError(f"--prompts = {task.words.prompts.name!r}, --protocols {' '.join(protocols)}: {problem}")
 
 
 def _with_room(model: Model, partner: Partner, work: _Work) -> Partner:
@@ -307,7 +302,7 @@ def _check_template(model: Model, partner: Partner, work: _Work) -> None:
     assert partner.vocabulary is not None
     chat, attempts, problems = partner.vocabulary.chat, work.settings.attempts, []
     for task, row in ((asked.task, asked.row) for asked in work.longest()):
-        feedbacks = task.feedbacks(row, attempts - 1) if attempts > 1 else []
+        feedbacks = task.feedbacks(row, attempts)
         problems += template_problems(chat, task.wording, task.opening(row, attempts), feedbacks)
     if problems:
         raise ValueError(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from multi_attempt.model_settings import DialogueSettings, Policies, find, from_config, read
-from multi_attempt.prompts import FEEDBACK_ROLES, load_prompt_set
+from multi_attempt.prompts import FEEDBACK_ROLES, PARTS, load_prompt_set
 from multi_attempt.tasks.load import DEFAULT
 from multi_attempt.tasks.options import add_task_arguments, json_option, task_settings
 
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task_arguments(add)
     add("--prompts", metavar="NAME", help=f"prompt set: a built-in name or a YAML file (default {DEFAULT_PROMPTS})")
     add("--feedback-role", choices=FEEDBACK_ROLES, help="who gives feedback (default: as the prompt set says)")
-    add("--repeat-question", action=argparse.BooleanOptionalAction, help="whether feedback shows the question again")
+    add("--feedback", nargs="+", metavar="PART", help=f"what feedback is made of: {', '.join(PARTS)}, or none")
     add("--max-tokens-per-attempt", type=_limit, metavar="N", help="cut an attempt after so many tokens, or none")
     add(
         "--max-response-length",
@@ -151,12 +151,14 @@ def with_flags(base: DialogueSettings, arguments: argparse.Namespace) -> Dialogu
         ValueError: a flag is wrong; the message names it.
     """
     given = vars(arguments)
-    plain = ("task", "repeat_question", "max_tokens_per_attempt", "max_response_length", "temperature")
+    plain = ("task", "max_tokens_per_attempt", "max_response_length", "temperature")
     changes: dict[str, Any] = {name: given[name] for name in plain if name in given}
     prompts = load_prompt_set(given["prompts"]) if "prompts" in given else base.prompts
     if "feedback_role" in given:
         prompts = replace(prompts, feedback_role=given["feedback_role"])
         changes["feedback_role"] = given["feedback_role"]
+    if "feedback" in given:
+        changes["feedback"] = None if given["feedback"] == [_NONE] else given["feedback"]
     if "policy" in given:
         changes["policies"] = replace(base.policies, **dict(map(_policy, given["policy"])))
     if "task_setting" in given:
@@ -211,8 +213,8 @@ def in_words(settings: Mapping[str, Any]) -> str:
     ]
     if settings["prompts"]["feedback_role"] != "user":
         words.append(f"feedback by the {settings['prompts']['feedback_role']}")
-    if settings["repeat_question"]:
-        words.append("feedback repeats the question")
+    if settings["feedback"] is not None:
+        words.append(f"feedback of {', '.join(settings['feedback'])}")
     length, attempt = settings["max_response_length"], settings["max_tokens_per_attempt"]
     words.append("as many tokens as the context holds" if length is None else f"at most {length} tokens a dialogue")
     if attempt is not None:

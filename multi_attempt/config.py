@@ -16,6 +16,9 @@ from multi_attempt.tasks import Words
 from multi_attempt.tasks.load import BUILT_IN, DEFAULT, Tasks, read_settings, task_class
 from multi_attempt.tasks.math import GraderSettings
 
+TELL = ("oracle", "blind")
+"""What the model may be told of how right its attempts are."""
+
 
 def _built_in_settings() -> dict[str, Any]:
     """The settings of the built-in tasks, by name; those of ``math`` have a place of their own."""
@@ -65,7 +68,11 @@ class TaskSettings:
         seed: seed of the draw.
         prompts: name of a built-in prompt set, or path of a YAML file.
         feedback_role: the role that gives feedback, ``user`` or ``system``; null for the prompt set's own.
-        repeat_question: whether feedback shows the question again.
+        tell: ``oracle``, or ``blind``: nothing is said on whether an attempt was right, all attempts are made, and the
+            last one counts.
+        feedback: the parts of the message between two attempts (:mod:`multi_attempt.feedback`), in order; null for what
+            the prompt set says.
+        ruled_out_length: characters of an answer in the part ``ruled_out``; longer ones are cut.
         max_tokens_per_attempt: tokens that one attempt may have; null for all that are left of the response.
         reward: see :class:`multi_attempt.rewards.RewardRule`.
         keep_best: whether the model that validates best is kept beside the checkpoints.
@@ -80,7 +87,9 @@ class TaskSettings:
     seed: int = 0
     prompts: str = "paper"
     feedback_role: Optional[str] = None  # noqa: UP045
-    repeat_question: bool = False
+    tell: str = "oracle"
+    feedback: Optional[list[str]] = None  # noqa: UP045
+    ruled_out_length: int = 80
     max_tokens_per_attempt: Optional[int] = None  # noqa: UP045
     reward: RewardRule = field(default_factory=RewardRule)
     grader: GraderSettings = field(default_factory=GraderSettings)
@@ -118,6 +127,12 @@ class TaskSettings:
         # Probabilities differ by at most 1: at that, any step would pass.
         if not 0 <= self.guard.max_difference < 1:
             raise ValueError(f"multi_attempt.guard.max_difference = {self.guard.max_difference} must lie in [0, 1)")
+        if self.tell not in TELL:
+            raise ValueError(f"multi_attempt.tell = {self.tell!r}: use {' or '.join(TELL)}")
+        if self.ruled_out_length < 1:
+            raise ValueError(f"multi_attempt.ruled_out_length = {self.ruled_out_length} must be at least 1")
+        if self.feedback == []:
+            raise ValueError("multi_attempt.feedback = []: name a part, or null for what the prompt set says")
         if self.feedback_role not in (None, *FEEDBACK_ROLES):
             raise ValueError(
                 f"multi_attempt.feedback_role = {self.feedback_role!r}: use {' or '.join(FEEDBACK_ROLES)}, or null for "
@@ -142,7 +157,7 @@ class TaskSettings:
 
     def make_tasks(self) -> Tasks:
         """The tasks of a run, with these settings."""
-        words = Words(self.prompt_set, self.repeat_question, self.feedback_role)
+        words = Words(self.prompt_set, tuple(self.feedback or ()), self.ruled_out_length, self.feedback_role)
         return Tasks(self.task, {**self.tasks, DEFAULT: asdict(self.grader)}, words)
 
 
@@ -162,6 +177,8 @@ def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:
         for name in ("tasks", "reward", "grader", "episode", "guard"):
             if not isinstance(values.get(name, {}), Mapping):
                 raise ValueError(f"multi_attempt.{name} = {values[name]!r} must be a mapping")
+        if not isinstance(values.get("feedback"), list | None):
+            raise ValueError(f"multi_attempt.feedback = {values['feedback']!r} must be a list of parts, or null")
         merged = OmegaConf.merge(OmegaConf.structured(TaskSettings), values)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:

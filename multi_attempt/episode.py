@@ -58,8 +58,8 @@ class Transcript:
 
     @property
     def success(self) -> bool:
-        """Whether any attempt was correct."""
-        return any(attempt.correct for attempt in self.attempts)
+        """Whether the last attempt was correct: any of them, since a correct one ends an episode that is not blind."""
+        return bool(self.attempts) and self.attempts[-1].correct
 
     def to_dict(self) -> dict[str, Any]:
         """As built-in types only."""
@@ -80,7 +80,7 @@ class Episode:
         row: of the task.
         attempts: the attempts allowed, N >= 1.
         blind: nothing is said on whether an attempt was right, and a right one does not end the dialogue (evaluation
-            protocol ``blind``; the paper's loop is not).
+            protocol ``blind``, ``multi_attempt.tell=blind``; the paper's loop is not). The last attempt counts.
 
     Raises:
         ValueError: ``attempts`` below 1.

@@ -41,7 +41,8 @@ class DialogueSettings:
 
     Attributes:
         prompts: the wording itself, so that no file of it is needed later.
-        repeat_question: whether feedback shows the question again.
+        feedback: the parts of the message between two attempts, in order; None for what the prompt set says.
+        ruled_out_length: characters of an answer in the part ``ruled_out``.
         max_tokens_per_attempt: tokens that one attempt may have; None for all that are left.
         max_response_length: tokens of all attempts and the feedback between them; None for what the context leaves.
         temperature: of validation and evaluation; 0 is greedy.
@@ -57,7 +58,8 @@ class DialogueSettings:
     """
 
     prompts: PromptSet
-    repeat_question: bool = False
+    feedback: list[str] | None = None
+    ruled_out_length: int = 80
     max_tokens_per_attempt: int | None = None
     max_response_length: int | None = None
     temperature: float = 0.0
@@ -85,7 +87,7 @@ class DialogueSettings:
     def make_tasks(self) -> Tasks:
         """The tasks, worded and set so."""
         math = {"policies": asdict(self.policies)}
-        words = Words(self.prompts, self.repeat_question, self.feedback_role)
+        words = Words(self.prompts, tuple(self.feedback or ()), self.ruled_out_length, self.feedback_role)
         return Tasks(self.task, {**self.tasks, DEFAULT: math}, words)
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,7 +121,8 @@ def from_config(config: DictConfig) -> DialogueSettings:
     arguments: Any = config.data.get("apply_chat_template_kwargs") or OmegaConf.create({})
     return DialogueSettings(
         prompts=settings.prompt_set,
-        repeat_question=settings.repeat_question,
+        feedback=settings.feedback,
+        ruled_out_length=settings.ruled_out_length,
         max_tokens_per_attempt=settings.max_tokens_per_attempt,
         max_response_length=config.data.max_response_length,
         temperature=actor.rollout.val_kwargs.temperature,

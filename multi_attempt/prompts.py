@@ -35,12 +35,20 @@ OF_TASKS = tuple(sorted(Path(file.name).stem for file in _TASKS.iterdir() if fil
 FEEDBACK_ROLES = ("user", "system")
 """Who may give feedback."""
 
-# What a template may refer to: the question, the attempts left in words ("2 attempts"), and as a number.
+PARTS = ("verdict", "attempts_left", "last_attempt", "ruled_out", "score", "note", "question")
+"""What a message between two attempts may be made of (:mod:`multi_attempt.feedback`)."""
+
+ALWAYS = ("verdict", "attempts_left", "question")
+"""Those that always say something."""
+
+# What a template may refer to: the question, the attempts left in words ("2 attempts"), and as a number. A part has to
+# refer to what it is there for.
 _PLACEHOLDERS = {"question", "attempts", "n"}
+_OWN = {"ruled_out": "answers", "score": "score", "note": "note", "question": "question"}
 
 _CLOSING_TAG = re.compile(r"</(\w+)>")
 
-_TEMPLATES = tuple("system user feedback feedback_with_question no_answer no_answer_with_question neutral".split())
+_TEMPLATES = ("system", "user", "no_answer", "neutral", *PARTS)
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,18 @@ class PromptSet:
         name: how the set is called in logs and reports.
         system: the system message; empty for none.
         user: the first user message.
-        feedback: what follows a wrong attempt.
-        feedback_with_question: the same, when the question is to be repeated.
-        no_answer: what follows an attempt in which no answer was found; empty for the words of ``feedback``.
-        no_answer_with_question: the same, when the question is to be repeated; empty for those of
-            ``feedback_with_question``.
-        neutral: what follows an attempt when nobody says whether it was right (evaluation protocol ``blind``); empty
-            if the set has no wording for that.
+        verdict: what is said of a wrong attempt.
+        feedback: the parts of the message between two attempts, of :data:`PARTS`, separated by spaces, in order. Those
+            that follow are worded by the fields of these names.
+        attempts_left: how many attempts the model still has.
+        last_attempt: that it is the last one; in its place ``attempts_left`` is not said.
+        ruled_out: the wrong answers so far, ``$answers``.
+        score: how good the attempt was, ``$score`` from 0 to 100.
+        note: what the task's verdict says, ``$note``.
+        question: the question once more, ``$question``.
+        no_answer: what is said instead of ``verdict`` where no answer was found; empty for the same.
+        neutral: what is said instead of ``verdict`` when nobody says whether the attempt was right (evaluation protocol
+            ``blind``, ``multi_attempt.tell=blind``); empty if the set has no wording for that.
         feedback_role: the role that gives feedback, ``user`` or ``system``.
         answer: where the answer stands: keys of :data:`multi_attempt.answers.EXTRACTORS`, separated by spaces. The
             first that finds an answer decides, as in ``boxed final_statement last_number``.
@@ -72,10 +85,15 @@ class PromptSet:
     name: str
     system: str
     user: str
-    feedback: str
-    feedback_with_question: str
+    verdict: str
+    feedback: str = "verdict attempts_left note"
+    attempts_left: str = ""
+    last_attempt: str = ""
+    ruled_out: str = ""
+    score: str = ""
+    note: str = "\n$note"
+    question: str = ""
     no_answer: str = ""
-    no_answer_with_question: str = ""
     neutral: str = ""
     feedback_role: str = "user"
     answer: str = "boxed"
@@ -83,12 +101,13 @@ class PromptSet:
 
     def __post_init__(self) -> None:
         for name in _TEMPLATES:
-            names = _placeholders(getattr(self, name))
-            if names is None or not names <= _PLACEHOLDERS:
-                raise ValueError(
-                    f"prompt set {self.name!r}: {name} = {getattr(self, name)!r} is not a valid template; "
-                    f"use only ${', $'.join(sorted(_PLACEHOLDERS))}, and $$ for a dollar sign"
-                )
+            self._check_template(name, getattr(self, name))
+        unknown = [part for part in self.parts if part not in PARTS]
+        if unknown or not self.parts:
+            raise ValueError(
+                f"prompt set {self.name!r}: feedback = {self.feedback!r}: {', '.join(map(repr, unknown)) or 'nothing'} "
+                f"is no part of a message; use some of {', '.join(PARTS)}, and word them in the fields of these names"
+            )
         if "question" not in (_placeholders(self.user) or ()):
             raise ValueError(f"prompt set {self.name!r}: user = {self.user!r} never shows the question; add $question")
         if self.feedback_role not in FEEDBACK_ROLES:
@@ -100,46 +119,28 @@ class PromptSet:
         except ValueError as error:
             raise ValueError(f"prompt set {self.name!r}: answer = {self.answer!r}: {error}") from error
 
+    def _check_template(self, name: str, template: str) -> None:
+        own = _OWN.get(name)
+        known = _PLACEHOLDERS | ({own} if own else set())
+        names = _placeholders(template)
+        if names is None or not names <= known:
+            raise ValueError(
+                f"prompt set {self.name!r}: {name} = {template!r} is not a valid template; "
+                f"use only ${', $'.join(sorted(known))}, and $$ for a dollar sign"
+            )
+        if own and template and own not in names:
+            raise ValueError(f"prompt set {self.name!r}: {name} = {template!r} never shows what it is for; add ${own}")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the message between two attempts, where nothing else is chosen."""
+        return tuple(self.feedback.split())
+
     def opening(self, question: str, attempts: int) -> list[Message]:
         """The messages before the first attempt, for a question that allows ``attempts`` attempts."""
-        values = _values(question, attempts)
+        values = {"question": question, **attempts_in_words(attempts)}
         messages = [_message("system", self.system, values)] if self.system else []
         return [*messages, _message("user", self.user, values)]
-
-    def after_wrong(
-        self, question: str, attempts_left: int, repeat_question: bool = False, *, answered: bool = True
-    ) -> Message:
-        """The feedback on a wrong attempt, when ``attempts_left`` (at least 1) remain.
-
-        Args:
-            question: the question's text.
-            attempts_left: how many more attempts the model has.
-            repeat_question: whether the question is shown again.
-            answered: whether an answer was found in the attempt.
-        """
-        template = self.feedback_with_question if repeat_question else self.feedback
-        if not answered:
-            template = (self.no_answer_with_question if repeat_question else self.no_answer) or template
-        return _message(self.feedback_role, template, _values(question, attempts_left))
-
-    def after_unjudged(self, question: str, attempts_left: int) -> Message:
-        """What follows an attempt when nobody says whether it was right.
-
-        Raises:
-            ValueError: the set has no wording for that.
-        """
-        if not self.neutral:
-            raise ValueError(
-                f"prompt set {self.name!r}: neutral is empty; word what follows an attempt on which nothing is said"
-            )
-        return _message(self.feedback_role, self.neutral, _values(question, attempts_left))
-
-    def feedbacks(self, question: str, attempts_left: int, repeat_question: bool = False) -> list[Message]:
-        """All that may follow an attempt: after a wrong one, one without an answer, and one that nobody judges."""
-        judged = [
-            self.after_wrong(question, attempts_left, repeat_question, answered=answered) for answered in (True, False)
-        ]
-        return [*judged, self.after_unjudged(question, attempts_left)] if self.neutral else judged
 
     def extract(self, attempt: str) -> str | None:
         """The answer in the text of one attempt, or None."""
@@ -186,8 +187,9 @@ def _message(role: str, template: str, values: dict[str, str]) -> Message:
     return {"role": role, "content": Template(template).substitute(values)}
 
 
-def _values(question: str, attempts: int) -> dict[str, str]:
-    return {"question": question, "attempts": f"{attempts} attempt{'' if attempts == 1 else 's'}", "n": str(attempts)}
+def attempts_in_words(attempts: int) -> dict[str, str]:
+    """A number of attempts, as templates refer to it."""
+    return {"attempts": f"{attempts} attempt{'' if attempts == 1 else 's'}", "n": str(attempts)}
 
 
 @cache

@@ -13,7 +13,7 @@ class RewardRule:
     """The reward of an episode.
 
     Attributes:
-        correct: reward when any attempt is correct.
+        correct: reward when any attempt is correct; in an episode that is blind, when the last one is.
         well_formed: reward when none is, but the format is right.
         otherwise: reward when the format is wrong too.
         attempt_discount: factor on ``correct`` for each attempt before the correct one; 1 is the paper's. It does not
@@ -51,9 +51,8 @@ class RewardRule:
         """The reward of an episode; 0 for one that was aborted, whose outcome nobody knows."""
         if transcript.stop is StopReason.ABORTED:
             return 0.0
-        for number, attempt in enumerate(transcript.attempts):
-            if attempt.correct:
-                return self.correct * self.attempt_discount**number
+        if transcript.success:
+            return self.correct * self.attempt_discount ** (len(transcript.attempts) - 1)
         counted = transcript.attempts[-1:] if self.format_attempts == "last" else transcript.attempts
         failed = self.well_formed if any(attempt.well_formed for attempt in counted) else self.otherwise
         best = max((attempt.score for attempt in transcript.attempts), default=0.0)

@@ -7,8 +7,9 @@ sandbox alone; whether they pass is worked out where nothing of them runs, so th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import ClassVar, Optional
 
 from multi_attempt.prompts import Message
 from multi_attempt.tasks.programs.asserts import take_apart
@@ -81,15 +82,20 @@ class CodeSettings:
         return Programs(make_sandbox(self.url, limits, self.retries), self.at_once)
 
 
+_TEXTS_OF_A_NOTE = 4  # values, inputs and outputs, each with the words around it; what is longer is cut
+
+
 class Code(Task[Programming]):
     """Programs with tests. The answer is the program, its score the share of the tests that it passes."""
 
     Row = Programming
     Settings = CodeSettings
     settings: CodeSettings
+    cannot_tell: ClassVar[Mapping[str, str]] = {"ruled_out": "an answer is a whole program"}
 
     def __init__(self, settings: CodeSettings | None = None, words: Words | None = None) -> None:
         super().__init__(settings, words)
+        self.note_length = _TEXTS_OF_A_NOTE * self.settings.note_length
         self._programs: Programs | None = None
 
     def opening(self, row: Programming, attempts: int) -> list[Message]:

@@ -10,8 +10,10 @@ import asyncio
 import hashlib
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Template
+from typing import ClassVar
 
 import regex
 from cachetools import LRUCache
@@ -146,9 +148,11 @@ class Judge(Task[Rated]):
     Row = Rated
     Settings = JudgeSettings
     settings: JudgeSettings
+    cannot_tell: ClassVar[Mapping[str, str]] = {"ruled_out": "an answer is a whole text"}
 
     def __init__(self, settings: JudgeSettings | None = None, words: Words | None = None) -> None:
         super().__init__(settings, words)
+        self.note_length = self.settings.note_length
         self._ratings: LRUCache[str, Rating] = LRUCache(self.settings.cache)
         self._asking: _Asking | None = None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import regex
 
@@ -57,6 +59,10 @@ class Match(Task[Text]):
     Row = Text
     Settings = MatchSettings
     settings: MatchSettings
+    cannot_tell: ClassVar[Mapping[str, str]] = {
+        "score": "its answers are right or wrong",
+        "note": "its verdicts have none",
+    }
 
     def opening(self, row: Text, attempts: int) -> list[Message]:
         """See :class:`Task`."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from multi_attempt import grading
 from multi_attempt.answers import boxed
@@ -49,6 +51,10 @@ class Math(Task[Problem]):
     Row = Problem
     Settings = GraderSettings
     settings: GraderSettings
+    cannot_tell: ClassVar[Mapping[str, str]] = {
+        "score": "its answers are right or wrong",
+        "note": "its verdicts have none",
+    }
     name = "math"
 
     def __init__(self, settings: GraderSettings | None = None, words: Words | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from multi_attempt.episode import Episode
 from multi_attempt.grading import NO_ANSWER, Verdict
 from multi_attempt.prompts import Message, PromptSet
@@ -16,16 +18,17 @@ class MathEpisode(Episode):
         question: the question's text.
         attempts: the attempts allowed.
         prompts: the wording.
-        repeat_question: whether feedback shows the question again.
+        parts: what feedback is made of (``multi_attempt.feedback``); empty for what the prompt set says.
         blind: as of :class:`Episode`.
     """
 
     task: Math
 
     def __init__(
-        self, question: str, attempts: int, prompts: PromptSet, repeat_question: bool = False, *, blind: bool = False
+        self, question: str, attempts: int, prompts: PromptSet, parts: Sequence[str] = (), *, blind: bool = False
     ) -> None:
-        super().__init__(Math(words=Words(prompts, repeat_question)), Problem(question, ""), attempts, blind=blind)
+        words = Words(prompts, tuple(parts))
+        super().__init__(Math(words=words), Problem(question, ""), attempts, blind=blind)
 
     def extract(self, response: str) -> str | None:
         """The answer in a response, to be graded."""

@@ -11,11 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic
 
+from multi_attempt.feedback import Situation, feedback_message, parts_problem
 from multi_attempt.prompts import Message, PromptSet, load_prompt_set
 from multi_attempt.tasks.rows import RowT, read_row
 from multi_attempt.tasks.verdict import Attempt, Verdict
 
 _SHOWN = 200  # characters of a response in a message
+
+# What the longest feedback is made of, before a run: answers of digits, which are a token each to many tokenizers, and
+# notes of words.
+_ANSWER, _NOTE = "8", "something "
+
+_CUT = "..."  # stands for what was left out
 
 DEFAULT_PROMPTS = "paper"
 """The prompt set where none is chosen."""
@@ -32,12 +39,15 @@ class Words:
 
     Attributes:
         prompts: the prompt set (``multi_attempt.prompts``), with the feedback by ``feedback_role`` if that is set.
-        repeat_question: whether feedback shows the question again.
+        parts: what the message between two attempts is made of, in order (``multi_attempt.feedback``); empty for what
+            the prompt set says.
+        ruled_out_length: characters of an answer in the part ``ruled_out``; longer ones are cut.
         feedback_role: who gives feedback, ``user`` or ``system``; None for whom the prompt set says.
     """
 
     prompts: PromptSet = field(default_factory=lambda: load_prompt_set(DEFAULT_PROMPTS))
-    repeat_question: bool = False
+    parts: tuple[str, ...] = ()
+    ruled_out_length: int = 80
     feedback_role: str | None = None
 
     def with_prompts(self, name: str) -> Words:
@@ -72,6 +82,9 @@ class Task(ABC, Generic[RowT]):
         words: what the config says of the wording.
 
     Attributes:
+        cannot_tell: parts of feedback for which the task has nothing to say, with the reason.
+        note_length: the most characters of a note that the feedback shows, by which lengths are checked before a run; 0
+            for all of it, and no check.
         name: as the config has it: a built-in task's, or ``module:Class``.
         settings: as given.
         words: as given, with the task's own prompt set if it has one.
@@ -79,6 +92,8 @@ class Task(ABC, Generic[RowT]):
 
     Row: ClassVar[type[Any]]
     Settings: ClassVar[type[Any]] = NoSettings
+    cannot_tell: ClassVar[Mapping[str, str]] = {}
+    note_length: int = 0
     name: str = ""
 
     def __init__(self, settings: Any = None, words: Words | None = None) -> None:
@@ -112,7 +127,7 @@ class Task(ABC, Generic[RowT]):
     def feedback(self, row: RowT, attempts: Sequence[Attempt], left: int) -> Message:
         """What follows a wrong attempt.
 
-        By default in the prompt set's words, with the verdict's note behind them.
+        By default of the parts that the config or the prompt set names, in the prompt set's words.
 
         Args:
             row: the row.
@@ -120,30 +135,84 @@ class Task(ABC, Generic[RowT]):
             left: how many the model still has, at least 1.
         """
         last = attempts[-1]
-        question, repeat = self.question(row), self.words.repeat_question
-        message = self.words.prompts.after_wrong(question, left, repeat, answered=last.answer is not None)
-        return {**message, "content": f"{message['content']}\n{last.note}"} if last.note else message
+        situation = Situation(
+            self.question(row),
+            left,
+            answered=last.answer is not None,
+            ruled_out=self._ruled_out(attempts),
+            score=last.score,
+            note=last.note[: self.note_length or None],
+        )
+        return feedback_message(self.words.prompts, situation, self.words.parts)
 
     # ---- What has a default ----
 
     def neutral(self, row: RowT, left: int) -> Message:
-        """What follows an attempt when nobody says whether it was right (evaluation protocol ``blind``).
+        """What follows an attempt when nobody says whether it was right (protocol ``blind``, ``tell=blind``).
 
         Raises:
             ValueError: there are no words for that.
         """
-        return self.words.prompts.after_unjudged(self.question(row), left)
+        return feedback_message(self.words.prompts, Situation(self.question(row), left, blind=True), self.words.parts)
 
     @property
     def is_neutral_worded(self) -> bool:
         """Whether there are words for :meth:`neutral`."""
         return type(self).neutral is not Task.neutral or bool(self.words.prompts.neutral)
 
-    def feedbacks(self, row: RowT, left: int) -> list[Message]:
-        """All that may follow an attempt, but for notes: what a run checks template and lengths by before it starts."""
-        tried = [Attempt.of(Verdict(False, answer)) for answer in ("?", None)]
-        judged = [self.feedback(row, [attempt], left) for attempt in tried]
-        return [*judged, self.neutral(row, left)] if self.is_neutral_worded else judged
+    def feedback_problem(self, *, blind: bool = False) -> str:
+        """Why the model cannot be told what the config says, in this task's words; empty if it can.
+
+        Args:
+            blind: whether it is told nothing of how right its attempts are.
+        """
+        if blind and not self.is_neutral_worded:
+            return (
+                f"{self.wording} has no field 'neutral', which words what follows an attempt on which nothing is said; "
+                "give it one"
+            )
+        if not self.words.parts:
+            return ""
+        if type(self).feedback is not Task.feedback:
+            return f"the task {self.name!r} words its feedback itself; leave multi_attempt.feedback null"
+        for part in self.words.parts:
+            if part in self.cannot_tell:
+                return f"{part}: the task {self.name!r} cannot say that: {self.cannot_tell[part]}; leave the part out"
+        return parts_problem(self.words.prompts, self.words.parts)
+
+    def feedbacks(self, row: RowT, budget: int) -> list[Message]:
+        """All that may follow an attempt, at its longest: what a run checks template and lengths by before it starts.
+
+        Args:
+            row: the row.
+            budget: the attempts allowed; with 1 there is no feedback.
+        """
+        if budget < 2:
+            return []
+        judged = [
+            self.feedback(row, self._tried(budget, answered=answered), left)
+            for left in sorted({1, budget - 1})
+            for answered in (True, False)
+        ]
+        return [*judged, self.neutral(row, budget - 1)] if self.is_neutral_worded else judged
+
+    def _tried(self, budget: int, *, answered: bool) -> list[Attempt]:
+        """Attempts before the last, of which there is most to say."""
+        if type(self).feedback is not Task.feedback:  # and may not take every text for an answer
+            return [Attempt.of(Verdict(False, "?" if answered else None))]
+        note = (_NOTE * self.note_length)[: self.note_length]
+        answers = [f"{number}{_ANSWER * self.words.ruled_out_length}" for number in range(1, budget)]
+        made = [Attempt.of(Verdict(False, answer, note=note)) for answer in answers]
+        return made if answered else [*made[:-1], Attempt.of(Verdict(False, None, note=note))]
+
+    def _ruled_out(self, attempts: Sequence[Attempt]) -> tuple[str, ...]:
+        """The distinct wrong answers, as they are shown."""
+        distinct: list[str] = []
+        for attempt in attempts:
+            answer = attempt.answer
+            if answer is not None and not attempt.correct and not any(self.repeats(each, answer) for each in distinct):
+                distinct.append(answer)
+        return tuple(_shortened(answer, self.words.ruled_out_length) for answer in distinct)
 
     def question(self, row: RowT) -> str:
         """What is asked, for reports and for feedback that repeats it: the row's field of this name, if it has one."""
@@ -209,3 +278,9 @@ class Task(ABC, Generic[RowT]):
 
     async def close(self) -> None:
         """End the task's processes and connections; they start again where they are needed."""
+
+
+def _shortened(text: str, length: int) -> str:
+    """A text on one line, cut to so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: max(length - len(_CUT), 0)]}{_CUT}"

@@ -318,7 +318,9 @@ def test_the_command_asks_as_the_file_beside_the_tokenizer_says(
 ) -> None:
     folder = tmp_path / "global_step_8" / "actor" / "huggingface"
     shutil.copytree(tokenizer, folder)
-    trained = DialogueSettings(load_prompt_set("toy"), repeat_question=True, temperature=0.5, max_response_length=300)
+    trained = DialogueSettings(
+        load_prompt_set("toy"), feedback=["verdict", "question"], temperature=0.5, max_response_length=300
+    )
     path = write(tmp_path / "global_step_8", trained)
     assert command(server, folder, tmp_path / "run", "--temperature", "0.25") == 0
     assert {body["temperature"] for _, body in server.requests} == {0.25}

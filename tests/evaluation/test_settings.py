@@ -61,14 +61,15 @@ def test_each_flag_overrides_its_own_setting(trained: Path, tmp_path: Path) -> N
     template = tmp_path / "mine.jinja"
     template.write_text("{{ messages }}!")
     flags = (
-        "--prompts boxed --feedback-role user --repeat-question --max-tokens-per-attempt 7 --max-response-length 8 "
+        "--prompts boxed --feedback-role user --feedback verdict question --max-tokens-per-attempt 7 "
+        "--max-response-length 8 "
         "--temperature 0.5 --policy any_order=false --policy integers=k --template-kwargs enable_thinking=true "
         f"--template-kwargs more=[1] --chat-template {template} --trust-remote-code"
     )
     assert chosen(flags, after=trained) == Chosen(
         DialogueSettings(
             replace(load_prompt_set("boxed"), feedback_role="user"),
-            repeat_question=True,
+            feedback=["verdict", "question"],
             max_tokens_per_attempt=7,
             max_response_length=8,
             temperature=0.5,
@@ -82,7 +83,7 @@ def test_each_flag_overrides_its_own_setting(trained: Path, tmp_path: Path) -> N
 
 
 def test_none_lifts_what_training_limited(trained: Path) -> None:
-    flags = "--max-tokens-per-attempt none --max-response-length none --chat-template none --no-repeat-question"
+    flags = "--max-tokens-per-attempt none --max-response-length none --chat-template none --feedback none"
     assert chosen(flags, after=trained).dialogue == replace(
         TRAINED, max_tokens_per_attempt=None, max_response_length=None, chat_template=None
     )
@@ -134,14 +135,14 @@ def test_a_length_that_is_no_number_is_named(capsys: pytest.CaptureFixture[str])
 
 def test_a_training_config_gives_its_settings_and_comes_before_the_models_own(trained: Path) -> None:
     flags = (
-        "--config-name multi_attempt_cpu multi_attempt.prompts=boxed multi_attempt.repeat_question=true "
+        "--config-name multi_attempt_cpu multi_attempt.prompts=boxed multi_attempt.feedback=[verdict,question] "
         "+data.apply_chat_template_kwargs.enable_thinking=false actor_rollout_ref.model.trust_remote_code=true "
         "--max-response-length 99"
     )
     found = chosen(flags, after=trained)
     assert found.dialogue == DialogueSettings(
         load_prompt_set("boxed"),
-        repeat_question=True,
+        feedback=["verdict", "question"],
         max_tokens_per_attempt=48,
         max_response_length=99,
         template_kwargs={"enable_thinking": False},
@@ -158,7 +159,7 @@ def test_settings_in_words_say_what_is_not_as_usual() -> None:
     )
     unusual = DialogueSettings(
         replace(load_prompt_set("toy"), feedback_role="system"),
-        repeat_question=True,
+        feedback=["verdict", "question"],
         max_tokens_per_attempt=9,
         policies=Policies(any_order=False),
         template_kwargs={"enable_thinking": False},

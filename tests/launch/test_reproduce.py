@@ -107,7 +107,7 @@ def test_all_that_the_language_model_s_experiment_depends_on_is_the_same_on_a_gp
     cpu, gpu = (composed(plan, [], config) for config in (plan.config, "reproduce_lm_gpu"))
     assert gpu["trainer"]["device"] == "cuda"
     for section, fields in {
-        "multi_attempt": ("prompts", "repeat_question", "max_attempts", "max_tokens_per_attempt", "reward"),
+        "multi_attempt": ("prompts", "feedback", "max_attempts", "max_tokens_per_attempt", "reward"),
         "data": ("train_batch_size", "max_prompt_length", "max_response_length"),
         "algorithm": ("adv_estimator", "gamma", "lam"),
         "trainer": ("critic_warmup", "save_freq", "test_freq"),

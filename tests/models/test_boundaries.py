@@ -11,7 +11,7 @@ import pytest
 import yaml
 from families import VOCABULARIES, Family, family
 from transformers import GenerationConfig
-from wordings import template_problems
+from wordings import after_wrong, template_problems
 
 from multi_attempt.prompts import Message, load_prompt_set
 from multi_attempt.turns import ChatTemplate, generation_end_ids
@@ -141,7 +141,7 @@ def test_an_attempt_ends_wherever_the_engine_stops(made: Family, ends: set[int],
 @pytest.mark.parametrize("made", ["qwen2_5_math"], indirect=True)
 def test_four_feedbacks_are_what_published_has_room_for(made: Family) -> None:
     # config/published.yaml: the paper's 3,000 tokens, and four feedbacks of 27.
-    dialogue = [*BOXED.opening("Why?", 5), {"role": "assistant", "content": "So."}, BOXED.after_wrong("Why?", 4)]
+    dialogue = [*BOXED.opening("Why?", 5), {"role": "assistant", "content": "So."}, after_wrong(BOXED, "Why?", 4)]
     assert len(ChatTemplate(made.tokenizer).after_attempt(dialogue, None)) == 27
     config = yaml.safe_load(files("verl_ext.config").joinpath("published.yaml").read_text("utf-8"))
     assert config["data"]["max_response_length"] == 3000 + 4 * 27

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from families import TRL_TEMPLATES, VOCABULARIES, family, recipes
-from wordings import template_problems
+from wordings import after_wrong, template_problems
 
 from multi_attempt.prompts import BUILT_IN, FEEDBACK_ROLES, Message, PromptSet, load_prompt_set
 from multi_attempt.turns import ChatTemplate, TemplateError
@@ -92,7 +92,7 @@ class Dialogues:
         self.chat, self.prompts, self.changes = chat, prompts, changes
         self.tokenizer = chat.tokenizer
         self.opening = prompts.opening(QUESTION, ALLOWED)
-        self.feedback = [prompts.after_wrong(QUESTION, left, answered=left % 2 == 0) for left in range(4, 0, -1)]
+        self.feedback = [after_wrong(prompts, QUESTION, left, answered=left % 2 == 0) for left in range(4, 0, -1)]
         self.behind = [self._behind(self._messages(PLAIN, told)) for told in range(1, ALLOWED)]
 
     def play_all(self) -> None:

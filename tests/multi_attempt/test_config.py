@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from wordings import after_unjudged, after_wrong
 
 from multi_attempt.config import EpisodeSettings, GraderSettings, GuardSettings, TaskSettings, load_settings
 from multi_attempt.grading import Policies
@@ -32,7 +33,9 @@ def test_empty_node_gives_the_defaults_of_the_paper() -> None:
         seed=0,
         prompts="paper",
         feedback_role=None,
-        repeat_question=False,
+        tell="oracle",
+        feedback=None,
+        ruled_out_length=80,
         max_tokens_per_attempt=None,
         reward=RewardRule(correct=1.0, well_formed=-0.5, otherwise=-1.0, attempt_discount=1.0, format_attempts="last"),
         grader=GraderSettings(deadline=2.0, workers=1, memory_mb=2048),
@@ -57,7 +60,7 @@ def test_settings_are_read_at_every_level() -> None:
             seed: 7
             prompts: boxed
             feedback_role: user
-            repeat_question: true
+            feedback: [verdict, question]
             max_tokens_per_attempt: 600
             reward: {attempt_discount: 0.9, format_attempts: any}
             grader: {deadline: 1, policies: {rounded_digits: 0, any_order: false, integers: n}}
@@ -67,7 +70,7 @@ def test_settings_are_read_at_every_level() -> None:
         )
     )
     assert (settings.min_attempts, settings.max_attempts, settings.seed) == (2, 10, 7)
-    assert (settings.repeat_question, settings.max_tokens_per_attempt) == (True, 600)
+    assert (settings.feedback, settings.max_tokens_per_attempt) == (["verdict", "question"], 600)
     assert (settings.prompt_set.name, settings.prompt_set.feedback_role) == ("boxed", "user")
     assert settings.reward == RewardRule(attempt_discount=0.9, format_attempts="any")
     assert settings.grader == GraderSettings(
@@ -94,21 +97,21 @@ def test_feedback_role_changes_the_role_and_nothing_else(name: str) -> None:
     for role in ("user", "system"):
         changed = load_settings({"prompts": name, "feedback_role": role}).prompt_set
         assert changed == replace(own, feedback_role=role)
-        assert changed.after_wrong("Why?", 1) == {**own.after_wrong("Why?", 1), "role": role}
-        assert changed.after_unjudged("Why?", 1)["role"] == role
+        assert after_wrong(changed, "Why?", 1) == {**after_wrong(own, "Why?", 1), "role": role}
+        assert after_unjudged(changed, "Why?", 1)["role"] == role
     assert load_settings({"prompts": name}).prompt_set == own
 
 
 def test_users_prompt_file_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("{system: '', user: $question, feedback: 'No.', feedback_with_question: 'No: $question'}")
+    path.write_text("{system: '', user: $question, verdict: 'No.'}")
     settings = load_settings({"prompts": str(path)})
     assert settings.prompt_set.opening("Why?", 2) == [{"role": "user", "content": "Why?"}]
 
 
 def test_invalid_prompt_file_shows_when_settings_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("{system: '', user: Why, feedback: 'No.', feedback_with_question: 'No: $question'}")
+    path.write_text("{system: '', user: Why, verdict: 'No.'}")
     with pytest.raises(ValueError, match=r"mine.*user = 'Why'"):
         load_settings({"prompts": str(path)})
 
@@ -150,7 +153,7 @@ def test_unknown_key_is_named(text: str, key: str) -> None:
         ("seed: true", "seed", "True"),
         ("prompts: null", "prompts", "None"),
         ("feedback_role: [user]", "feedback_role", "user"),
-        ("repeat_question: perhaps", "repeat_question", "perhaps"),
+        ("feedback: verdict", "feedback", "verdict"),
         ("max_tokens_per_attempt: all", "max_tokens_per_attempt", "all"),
         ("reward: {correct: high}", "reward.correct", "high"),
         ("grader: {deadline: soon}", "grader.deadline", "soon"),
@@ -206,6 +209,9 @@ def test_wrong_type_is_refused_by_key_and_value(text: str, key: str, value: str)
         ("episode: {max_error_rate: -0.1}", "episode", "max_error_rate=-0.1"),
         ("guard: {min_correlation: 1.5}", "guard.min_correlation", "1.5"),
         ("guard: {min_correlation: -1.5}", "guard.min_correlation", "-1.5"),
+        ("tell: nothing", "tell", "'nothing': use oracle or blind"),
+        ("feedback: []", "feedback", r"\[\]: name a part"),
+        ("ruled_out_length: 0", "ruled_out_length", "0"),
     ],
 )
 def test_value_out_of_range_is_refused_by_key_and_value(text: str, key: str, value: str) -> None:

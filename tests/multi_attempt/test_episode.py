@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wordings import REPEATED, after_unjudged, after_wrong
 
 from multi_attempt.episode import Attempt, StopReason, Transcript
 from multi_attempt.grading import Verdict
@@ -20,8 +21,8 @@ RIGHT = Verdict(correct=True, answer="42", method="exact")
 WRONG = Verdict(correct=False, answer="41", method="math-verify")
 
 
-def new_episode(attempts: int, repeat_question: bool = False) -> Episode:
-    return Episode("What is 6 times 7?", attempts, BOXED, repeat_question)
+def new_episode(attempts: int, parts: tuple[str, ...] = ()) -> Episode:
+    return Episode("What is 6 times 7?", attempts, BOXED, parts)
 
 
 def text(answer: object) -> str:
@@ -103,10 +104,10 @@ def test_attempts_left_counts_down_and_feedback_says_so() -> None:
         assert words in feedback
 
 
-@pytest.mark.parametrize("repeat_question", [False, True])
-def test_feedback_repeats_the_question_when_asked_to(repeat_question: bool) -> None:
-    episode = new_episode(2, repeat_question)
-    assert ("What is 6 times 7?" in content(episode.record(text(1), WRONG))) is repeat_question
+@pytest.mark.parametrize("parts", [(), REPEATED])
+def test_feedback_repeats_the_question_when_asked_to(parts: tuple[str, ...]) -> None:
+    episode = new_episode(2, parts)
+    assert ("What is 6 times 7?" in content(episode.record(text(1), WRONG))) is bool(parts)
 
 
 def test_messages_grow_by_the_attempt_and_its_feedback() -> None:
@@ -156,25 +157,25 @@ def test_attempt_without_a_verdict_is_wrong() -> None:
     assert (attempt.answer, attempt.correct, attempt.well_formed, attempt.method) == (None, False, False, "none")
 
 
-@pytest.mark.parametrize("repeat_question", [False, True])
-def test_attempt_without_an_answer_is_told_that_none_was_found(repeat_question: bool) -> None:
+@pytest.mark.parametrize("parts", [(), REPEATED])
+def test_attempt_without_an_answer_is_told_that_none_was_found(parts: tuple[str, ...]) -> None:
     question = "What is 6 times 7?"
-    episode = new_episode(4, repeat_question)
-    assert episode.record("It is 42.") == BOXED.after_wrong(question, 3, repeat_question, answered=False)
-    assert episode.record(text(41), WRONG) == BOXED.after_wrong(question, 2, repeat_question)
-    assert episode.record(r"\boxed{}") == BOXED.after_wrong(question, 1, repeat_question, answered=False)
+    episode = new_episode(4, parts)
+    assert episode.record("It is 42.") == after_wrong(BOXED, question, 3, parts, answered=False)
+    assert episode.record(text(41), WRONG) == after_wrong(BOXED, question, 2, parts)
+    assert episode.record(r"\boxed{}") == after_wrong(BOXED, question, 1, parts, answered=False)
     assert [attempt.answer for attempt in episode.transcript.attempts] == [None, "41", None]
 
 
 def test_where_the_answer_stands_is_the_prompt_sets_choice() -> None:
     episode = Episode("What is 6 times 7?", 2, load_prompt_set("plain"))
     assert episode.extract("6 times 7 makes 41.") == "41"
-    assert episode.record("6 times 7 makes 41.", WRONG) == load_prompt_set("plain").after_wrong("", 1)
+    assert episode.record("6 times 7 makes 41.", WRONG) == after_wrong(load_prompt_set("plain"), "", 1)
 
 
 def test_nothing_is_said_of_a_missing_answer_in_a_blind_dialogue() -> None:
     episode = Episode("What is 6 times 7?", 2, BOXED, blind=True)
-    assert episode.record("no answer") == BOXED.after_unjudged("What is 6 times 7?", 1)
+    assert episode.record("no answer") == after_unjudged(BOXED, "What is 6 times 7?", 1)
 
 
 def test_attempt_is_recorded_with_all_that_is_known_of_it() -> None:
@@ -275,12 +276,12 @@ def test_transcript_as_a_dictionary_holds_built_in_types_only(transcript: Transc
     moves=st.lists(
         st.tuples(st.sampled_from([text(1), text(2), text(42), "no answer"]), st.booleans(), st.booleans()), max_size=8
     ),
-    repeat_question=st.booleans(),
+    parts=st.sampled_from([(), REPEATED]),
 )
 def test_episode_keeps_its_rules_whatever_the_model_does(
-    budget: int, moves: list[tuple[str, bool, bool]], repeat_question: bool
+    budget: int, moves: list[tuple[str, bool, bool]], parts: tuple[str, ...]
 ) -> None:
-    episode = new_episode(budget, repeat_question)
+    episode = new_episode(budget, parts)
     made = 0
     for response, correct, truncated in moves:
         if episode.done:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from wordings import after_wrong
 
 from multi_attempt.grading import Policies
 from multi_attempt.model_settings import FILE, DialogueSettings, find, from_config, read, write
@@ -15,7 +16,7 @@ from multi_attempt.prompts import load_prompt_set
 
 SETTINGS = DialogueSettings(
     load_prompt_set("boxed"),
-    repeat_question=True,
+    feedback=["verdict", "question"],
     max_tokens_per_attempt=48,
     max_response_length=384,
     temperature=0.5,
@@ -50,21 +51,21 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 def test_a_file_of_the_wording_is_not_needed_later(tmp_path: Path) -> None:
     prompts = tmp_path / "mine.yaml"
-    prompts.write_text("system: ''\nuser: $question\nfeedback: Again.\nfeedback_with_question: Again. $question\n")
+    prompts.write_text("system: ''\nuser: $question\nverdict: Again.\n")
     write(tmp_path, from_config(config(prompts=str(prompts), feedback_role="system")))
     prompts.unlink()
     settings = read(tmp_path)
     assert settings is not None
-    assert settings.prompts.after_wrong("?", 1) == {"role": "system", "content": "Again."}
+    assert after_wrong(settings.prompts, "?", 1) == {"role": "system", "content": "Again."}
 
 
 def test_the_settings_of_a_training_config() -> None:
     settings = from_config(
-        config(repeat_question=True, max_tokens_per_attempt=48, grader={"policies": {"any_order": False}})
+        config(feedback=["verdict", "question"], max_tokens_per_attempt=48, grader={"policies": {"any_order": False}})
     )
     assert settings == DialogueSettings(
         load_prompt_set("boxed"),
-        repeat_question=True,
+        feedback=["verdict", "question"],
         max_tokens_per_attempt=48,
         max_response_length=384,
         temperature=0.5,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from wordings import REPEATED, after_unjudged, after_wrong
 
 from multi_attempt.grading import Verdict, grade
 from multi_attempt.prompts import BUILT_IN, PromptSet, load_prompt_set
@@ -18,8 +19,9 @@ from multi_attempt.tasks.math_episode import MathEpisode as Episode
 VALID: dict[object, object] = {
     "system": "Box it.",
     "user": "$question ($attempts)",
-    "feedback": "No. $attempts left.",
-    "feedback_with_question": "No: $question. $n left.",
+    "verdict": "No.",
+    "attempts_left": "$attempts left.",
+    "question": "Again: $question",
 }
 
 # Characters that a template, a regular expression or a format string would treat in a special way.
@@ -35,11 +37,11 @@ def write(directory: Path, content: object, name: str = "mine.yaml") -> str:
 def all_texts(prompts: PromptSet, question: str, attempts: int) -> list[str]:
     return [
         *(message["content"] for message in prompts.opening(question, attempts)),
-        prompts.after_wrong(question, attempts)["content"],
-        prompts.after_wrong(question, attempts, repeat_question=True)["content"],
-        prompts.after_wrong(question, attempts, answered=False)["content"],
-        prompts.after_wrong(question, attempts, repeat_question=True, answered=False)["content"],
-        prompts.after_unjudged(question, attempts)["content"],
+        after_wrong(prompts, question, attempts)["content"],
+        after_wrong(prompts, question, attempts, parts=REPEATED)["content"],
+        after_wrong(prompts, question, attempts, answered=False)["content"],
+        after_wrong(prompts, question, attempts, parts=REPEATED, answered=False)["content"],
+        after_unjudged(prompts, question, attempts)["content"],
     ]
 
 
@@ -57,9 +59,9 @@ def test_built_in_sets_load_under_their_name(name: str) -> None:
 def test_number_of_attempts_is_said_in_words(name: str, attempts: int, words: str) -> None:
     prompts = load_prompt_set(name)
     opening = "\n".join(message["content"] for message in prompts.opening("Why?", attempts))
-    feedback = prompts.after_wrong("Why?", attempts)["content"]
-    repeated = prompts.after_wrong("Why?", attempts, repeat_question=True)["content"]
-    unanswered = prompts.after_wrong("Why?", attempts, answered=False)["content"]
+    feedback = after_wrong(prompts, "Why?", attempts)["content"]
+    repeated = after_wrong(prompts, "Why?", attempts, parts=REPEATED)["content"]
+    unanswered = after_wrong(prompts, "Why?", attempts, answered=False)["content"]
     assert all(words in text for text in (opening, feedback, repeated, unanswered))
 
 
@@ -72,15 +74,15 @@ def test_one_attempt_is_never_plural(name: str) -> None:
 def test_number_of_attempts_is_in_the_opening_and_in_the_feedback(name: str) -> None:
     prompts = load_prompt_set(name)
     assert any("7" in message["content"] for message in prompts.opening("Why?", 7))
-    assert "7" in prompts.after_wrong("Why?", 7)["content"]
-    assert "7" in prompts.after_wrong("Why?", 7, repeat_question=True)["content"]
+    assert "7" in after_wrong(prompts, "Why?", 7)["content"]
+    assert "7" in after_wrong(prompts, "Why?", 7, parts=REPEATED)["content"]
 
 
 def test_ablations_of_the_toy_wording_leave_out_what_they_are_called_for() -> None:
     told, uncounted, untold = (load_prompt_set(name) for name in ("toy", "toy_uncounted", "toy_untold"))
     assert all_texts(uncounted, "Why?", 3) == all_texts(uncounted, "Why?", 4)
     assert untold.opening("Why?", 3) == told.opening("Why?", 3)
-    assert untold.after_wrong("Why?", 3) == untold.after_unjudged("Why?", 3) == told.after_unjudged("Why?", 3)
+    assert after_wrong(untold, "Why?", 3) == after_unjudged(untold, "Why?", 3) == after_unjudged(told, "Why?", 3)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -88,7 +90,7 @@ def test_question_is_inserted_verbatim(name: str) -> None:
     prompts = load_prompt_set(name)
     assert AWKWARD_QUESTION in prompts.opening(AWKWARD_QUESTION, 2)[-1]["content"]
     for answered in (True, False):
-        feedback = prompts.after_wrong(AWKWARD_QUESTION, 2, repeat_question=True, answered=answered)
+        feedback = after_wrong(prompts, AWKWARD_QUESTION, 2, parts=REPEATED, answered=answered)
         assert AWKWARD_QUESTION in feedback["content"]
 
 
@@ -96,23 +98,23 @@ def test_question_is_inserted_verbatim(name: str) -> None:
 def test_feedback_shows_the_question_only_when_asked_to(name: str) -> None:
     prompts = load_prompt_set(name)
     for answered in (True, False):
-        assert "Why so?" not in prompts.after_wrong("Why so?", 2, answered=answered)["content"]
-        assert "Why so?" in prompts.after_wrong("Why so?", 2, repeat_question=True, answered=answered)["content"]
+        assert "Why so?" not in after_wrong(prompts, "Why so?", 2, answered=answered)["content"]
+        assert "Why so?" in after_wrong(prompts, "Why so?", 2, parts=REPEATED, answered=answered)["content"]
 
 
 @pytest.mark.parametrize(("name", "role"), [("paper", "user"), ("boxed", "system"), ("plain", "user"), ("toy", "user")])
 def test_feedback_comes_from_the_role_of_the_set(name: str, role: str) -> None:
     prompts = load_prompt_set(name)
-    assert prompts.after_wrong("Why?", 1)["role"] == role
-    assert prompts.after_wrong("Why?", 1, answered=False)["role"] == role
+    assert after_wrong(prompts, "Why?", 1)["role"] == role
+    assert after_wrong(prompts, "Why?", 1, answered=False)["role"] == role
 
 
 @pytest.mark.parametrize("name", ["paper", "boxed", "plain"])
-@pytest.mark.parametrize("repeat_question", [False, True])
-def test_attempt_without_an_answer_is_told_that_and_not_that_it_is_wrong(name: str, repeat_question: bool) -> None:
+@pytest.mark.parametrize("parts", [(), REPEATED])
+def test_attempt_without_an_answer_is_told_that_and_not_that_it_is_wrong(name: str, parts: tuple[str, ...]) -> None:
     prompts = load_prompt_set(name)
-    wrong = prompts.after_wrong("Why?", 2, repeat_question)["content"]
-    unanswered = prompts.after_wrong("Why?", 2, repeat_question, answered=False)["content"]
+    wrong = after_wrong(prompts, "Why?", 2, parts)["content"]
+    unanswered = after_wrong(prompts, "Why?", 2, parts, answered=False)["content"]
     assert unanswered != wrong
     assert "no answer" in unanswered.lower()
     assert not any(word in unanswered for word in ("wrong", "not right", "not correct"))
@@ -120,22 +122,20 @@ def test_attempt_without_an_answer_is_told_that_and_not_that_it_is_wrong(name: s
     assert prompts.extract(unanswered) is None or name == "plain"
 
 
-@pytest.mark.parametrize("repeat_question", [False, True])
-def test_set_without_words_for_no_answer_uses_those_for_a_wrong_one(repeat_question: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [(), REPEATED])
+def test_set_without_words_for_no_answer_uses_those_for_a_wrong_one(parts: tuple[str, ...], tmp_path: Path) -> None:
     for name in ("toy", "toy_uncounted", "toy_untold", write(tmp_path, VALID)):
         prompts = load_prompt_set(name)
-        assert (prompts.no_answer, prompts.no_answer_with_question) == ("", "")
-        assert prompts.after_wrong("Why?", 2, repeat_question, answered=False) == prompts.after_wrong(
-            "Why?", 2, repeat_question
-        )
+        assert prompts.no_answer == ""
+        assert after_wrong(prompts, "Why?", 2, parts, answered=False) == after_wrong(prompts, "Why?", 2, parts)
 
 
 def test_users_file_words_what_follows_no_answer(tmp_path: Path) -> None:
-    words: dict[object, object] = {"no_answer": "No. $n.", "no_answer_with_question": "No: $question. $attempts."}
-    prompts = load_prompt_set(write(tmp_path, {**VALID, **words}))
-    assert prompts.after_wrong("Why?", 2, answered=False)["content"] == "No. 2."
-    assert prompts.after_wrong("Why?", 2, True, answered=False)["content"] == "No: Why?. 2 attempts."
-    assert prompts.after_wrong("Why?", 2)["content"] == "No. 2 attempts left."
+    prompts = load_prompt_set(write(tmp_path, {**VALID, "no_answer": "None to $question."}))
+    assert after_wrong(prompts, "Why?", 2, answered=False)["content"] == "None to Why?. 2 attempts left."
+    repeated = after_wrong(prompts, "Why?", 1, REPEATED, answered=False)
+    assert repeated["content"] == "None to Why?. 1 attempt left. Again: Why?"
+    assert after_wrong(prompts, "Why?", 2)["content"] == "No. 2 attempts left."
 
 
 @pytest.mark.parametrize("name", ["paper", "boxed"])
@@ -154,8 +154,11 @@ def test_placeholders_and_dollar_sign_in_a_users_file(tmp_path: Path) -> None:
         {"role": "system", "content": "Win $5: 1 attempt, 1."},
         {"role": "user", "content": "Why? (1 attempt)"},
     ]
-    assert prompts.after_wrong("Why?", 2) == {"role": "user", "content": "No. 2 attempts left."}
-    assert prompts.after_wrong("Why?", 2, repeat_question=True) == {"role": "user", "content": "No: Why?. 2 left."}
+    assert after_wrong(prompts, "Why?", 2) == {"role": "user", "content": "No. 2 attempts left."}
+    assert after_wrong(prompts, "Why?", 2, parts=REPEATED) == {
+        "role": "user",
+        "content": "No. 2 attempts left. Again: Why?",
+    }
 
 
 def test_users_file_may_leave_out_what_has_a_default(tmp_path: Path) -> None:
@@ -200,14 +203,20 @@ def test_plain_set_reads_answers_that_stand_in_no_box() -> None:
         ({"user": "$question for $5"}, ["user = '$question for $5'", "$$"]),
         ({"user": "$question costs $"}, ["user = '$question costs $'", "$$"]),
         ({"system": "$budget"}, ["system = '$budget'", "$attempts"]),
-        ({"feedback": "${attempts"}, ["feedback = '${attempts'"]),
-        ({"feedback_with_question": "$Question"}, ["feedback_with_question = '$Question'"]),
+        ({"verdict": "${attempts"}, ["verdict = '${attempts'"]),
+        ({"question": "$Question"}, ["question = '$Question'"]),
+        ({"question": "Again."}, ["question = 'Again.'", "$question"]),
+        ({"ruled_out": "Not $answer."}, ["ruled_out = 'Not $answer.'", "$answers"]),
+        ({"score": "Bad."}, ["score = 'Bad.'", "$score"]),
+        ({"note": "Bad."}, ["note = 'Bad.'", "$note"]),
+        ({"feedback": "That is wrong."}, ["feedback = 'That is wrong.'", "'That'", "ruled_out"]),
+        ({"feedback": " "}, ["feedback = ' '", "nothing", "ruled_out"]),
         ({"feedback_role": "assistant"}, ["feedback_role = 'assistant'", "system"]),
         ({"answer": "tag"}, ["answer = 'tag'", "answer_tag"]),
         ({"answer": "boxed box hash_line tag"}, ["unknown 'box', 'tag'", "answer_tag", "final_statement"]),
         ({"answer": " "}, ["answer = ' '", "no name", "last_number"]),
         ({"no_answer": "$answer"}, ["no_answer = '$answer'", "$attempts"]),
-        ({"no_answer_with_question": "$5"}, ["no_answer_with_question = '$5'", "$$"]),
+        ({"attempts_left": "$5"}, ["attempts_left = '$5'", "$$"]),
     ],
 )
 def test_invalid_field_is_named_with_its_value(changes: dict[object, object], named: list[str], tmp_path: Path) -> None:
@@ -217,7 +226,7 @@ def test_invalid_field_is_named_with_its_value(changes: dict[object, object], na
     assert all(text in str(caught.value) for text in named), str(caught.value)
 
 
-@pytest.mark.parametrize("field", VALID)
+@pytest.mark.parametrize("field", ["system", "user", "verdict"])
 def test_missing_field_is_named(field: str, tmp_path: Path) -> None:
     path = write(tmp_path, {name: value for name, value in VALID.items() if name != field})
     with pytest.raises(ValueError, match=f"mine.*{field}"):

@@ -171,8 +171,8 @@ def test_rows_name_their_task_and_the_config_the_others() -> None:
 # ---- What tasks say ----
 
 
-def test_feedback_is_the_prompt_sets_with_the_note_behind_it() -> None:
-    task = load_task(ECHO, words=Words(load_prompt_set("toy"), repeat_question=True))
+def test_feedback_is_the_prompt_sets_with_the_note_where_it_is_asked_for() -> None:
+    task = load_task(ECHO, words=Words(load_prompt_set("toy"), parts=("verdict", "question", "attempts_left", "note")))
     episode = Episode(task, task.read(row()), 4)
     assert episode.messages == [user("Say abc.")]
     assert episode.record("x", Verdict(False, "x")) == user("Wrong. Say abc. (3)")

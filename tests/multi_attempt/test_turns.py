@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config
-from wordings import template_problems
+from wordings import REPEATED, after_wrong, template_problems
 
 from multi_attempt.prompts import Message, PromptSet, load_prompt_set
 from multi_attempt.toy.tokenizer import CHAT_TEMPLATE, make_tokenizer
@@ -51,7 +51,7 @@ def chat(template: str = CHAT_TEMPLATE, end_ids: tuple[int, ...] = (), **argumen
 
 def dialogue(prompts: PromptSet, attempt: str = "5") -> list[Message]:
     messages = prompts.opening(QUESTION, 2)
-    return [*messages, {"role": "assistant", "content": attempt}, prompts.after_wrong(QUESTION, 1)]
+    return [*messages, {"role": "assistant", "content": attempt}, after_wrong(prompts, QUESTION, 1)]
 
 
 TOY, BOXED = load_prompt_set("toy"), load_prompt_set("boxed")
@@ -184,7 +184,7 @@ def test_special_tokens_in_a_text_are_found() -> None:
     ids=["ChatML", "plain", "message and turn", "unclosed", "drops thoughts"],
 )
 def test_a_template_that_shows_the_dialogue_is_fine(template: str, prompts: PromptSet) -> None:
-    assert template_problems(chat(template), prompts, QUESTION, 5, repeat_question=True) == []
+    assert template_problems(chat(template), prompts, QUESTION, 5, parts=REPEATED) == []
 
 
 PROBLEMS: list[tuple[str, str, PromptSet, tuple[str, ...]]] = [
@@ -228,7 +228,7 @@ def test_a_template_of_message_parts_is_refused_at_once() -> None:
 
 def test_a_template_that_writes_white_space_otherwise_shows_the_message() -> None:
     """As Falcon's does."""
-    prompts = replace(TOY, user="$question\n\nin  words ($n)", feedback="No.\n\nAgain ($n)", neutral="")
+    prompts = replace(TOY, user="$question\n\nin  words ($n)", verdict="No.\n\nAgain", attempts_left="($n)", neutral="")
     folded = PLAIN.replace("m.content", "m.content.replace('\n\n', '\n').replace('  ', ' ')") + OPEN
     assert template_problems(chat(folded), prompts, QUESTION, 3) == []
 
@@ -242,7 +242,7 @@ def test_a_tokenizer_that_loses_spaces_is_refused() -> None:
     """As one loaded by another class than its own does."""
     spaceless = make_tokenizer()
     spaceless.backend_tokenizer.normalizer = normalizers.Replace(" ", "")
-    [problem] = template_problems(ChatTemplate(spaceless), replace(TOY, user="$question", feedback="No."), QUESTION, 1)
+    [problem] = template_problems(ChatTemplate(spaceless), replace(TOY, user="$question", verdict="No."), QUESTION, 1)
     assert "Theansweris12apples." in problem
     assert "config.json" in problem
 

@@ -85,7 +85,9 @@ class _Words:
     def problems(self, run: _Run) -> list[str]:
         """Why the template cannot show the task's dialogues."""
         attempts = run.most_attempts
-        feedbacks = self.task.feedbacks(self.longest, attempts - 1) if attempts > 1 else []
+        if problem := self.task.feedback_problem(blind=run.settings.tell == "blind"):
+            return [f"multi_attempt.feedback = {run.settings.feedback}, tell = {run.settings.tell}: {problem}"]
+        feedbacks = self.task.feedbacks(self.longest, attempts)
         return template_problems(run.chat, self.task.wording, self.task.opening(self.longest, attempts), feedbacks)
 
     def shortest_opening(self, attempts: int) -> list[Message]:
@@ -349,7 +351,7 @@ def _budget_errors(run: _Run) -> Iterator[str]:
 
 
 def _most_between(run: _Run, words: _Words) -> int:
-    """Tokens that may stand between two attempts at a task, but for notes."""
+    """The most tokens that may stand between two attempts at a task."""
     attempts = run.settings.max_attempts
     opening = words.shortest_opening(attempts)
     return max(

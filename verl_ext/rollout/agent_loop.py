@@ -183,7 +183,8 @@ class MultiAttemptAgentLoop(AgentLoopBase):
     async def _play(self, rollout: _Rollout, row: dict[str, Any], sampling_params: dict[str, Any]) -> None:
         """Play the episode to its end."""
         asked = self._tasks.read({**row, "prompt": row["raw_prompt"]})
-        rollout.episode = episode = Episode(asked.task, asked.row, rollout.transcript.budget)
+        blind = self._settings.tell == "blind"
+        rollout.episode = episode = Episode(asked.task, asked.row, rollout.transcript.budget, blind=blind)
         rollout.transcript = episode.transcript
 
         async def judge(response: str) -> Verdict:
