@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
-from multi_attempt.episode import StopReason, Transcript
+from multi_attempt.episode import Attempt, StopReason, Transcript
 
 PREFIX = "multi_attempt/"
 """What the names of training metrics begin with."""
@@ -27,6 +28,7 @@ def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
         "retry_success": _mean(retries),
         "attempts_used/success": float(len(attempts)) if valid and transcript.success else None,
         "attempts_used/failure": float(len(attempts)) if valid and not transcript.success else None,
+        **_flips([attempts]),
         "repeat_rate": _mean([float(attempt.repeated) for attempt in attempts[1:]]),
         "answer_rate": _mean([float(attempt.answer is not None) for attempt in attempts]),
         "format_rate": _mean([float(attempt.well_formed) for attempt in attempts]),
@@ -48,7 +50,9 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
 
     Rates per attempt (``retry_success``, ``repeat_rate``, ``answer_rate``, ``format_rate``, ``tokens_per_attempt``)
     weigh attempts equally, ``cached_token_fraction`` tokens; ``answer_rate`` is the share of attempts in which an
-    answer was found; ``success_by_budget/k`` is the success of the episodes that were allowed k attempts;
+    answer was found; ``wrong_to_right`` and ``right_to_wrong`` are the shares of attempts of the one kind which the next
+    attempt turns into the other (after a right attempt only blind episodes go on); ``repeat_rate/k`` is that of the k-th
+    attempts; ``success_by_budget/k`` is the success of the episodes that were allowed k attempts;
     ``generated_tokens`` is their sum over all attempts, aborted episodes included; ``seconds/...`` is how long an
     episode waited, in the mean; ``grader_timeouts``, ``grader_memory_limits``, ``episode_errors`` are counts.
 
@@ -72,7 +76,12 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
         "retry_success": _mean(attempt.correct for attempt in retries),
         "attempts_used/success": _mean(len(transcript.attempts) for transcript in solved),
         "attempts_used/failure": _mean(len(transcript.attempts) for transcript in failed),
+        **_flips([transcript.attempts for transcript in valid]),
         "repeat_rate": _mean(attempt.repeated for attempt in retries),
+        **{
+            f"repeat_rate/{number}": _mean(t.attempts[number - 1].repeated for t in valid if len(t.attempts) >= number)
+            for number in range(2, max_attempts + 1)
+        },
         "answer_rate": _mean(attempt.answer is not None for attempt in attempts),
         "format_rate": _mean(attempt.well_formed for attempt in attempts),
         **{f"stop/{reason.value}": _mean(t.stop is reason for t in transcripts) for reason in StopReason},
@@ -92,6 +101,15 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
         "episode_errors": float(sum(bool(transcript.error) for transcript in transcripts)),
     }
     return {PREFIX + name: float("nan") if value is None else value for name, value in values.items()}
+
+
+def _flips(episodes: Iterable[Sequence[Attempt]]) -> dict[str, float | None]:
+    """How often the next attempt turns a wrong one into a right one, and the other way round."""
+    pairs = [(one.correct, next_one.correct) for attempts in episodes for one, next_one in pairwise(attempts)]
+    return {
+        "wrong_to_right": _mean(after for before, after in pairs if not before),
+        "right_to_wrong": _mean(not after for before, after in pairs if before),
+    }
 
 
 def _generated(transcripts: Sequence[Transcript]) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multi_attempt.episode import StopReason, Transcript
+from multi_attempt.episode import Attempt, StopReason, Transcript
 
 
 @dataclass
@@ -20,6 +21,9 @@ class RewardRule:
             touch the other two: a discounted penalty would pay for wasting attempts.
         score: what share of the way from a failed episode's reward to ``correct`` is paid for the score of its best
             attempt: all of the share for 1, nothing for 0.
+        repeat: what each attempt costs whose answer is that of an earlier wrong attempt.
+        repeat_share: what an episode costs whose answers are all one; half as much where half of its answers repeat an
+            earlier wrong one: lambda (1 - distinct / valid), the penalty of UFO (arXiv 2507.14295).
         format_attempts: whose format counts when no attempt is correct: the ``last`` attempt's, or ``any`` attempt's,
             which is what the paper's code does; its text does not say.
     """
@@ -30,6 +34,8 @@ class RewardRule:
     attempt_discount: float = 1.0
     format_attempts: str = "last"
     score: float = 0.0
+    repeat: float = 0.0
+    repeat_share: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("correct", "well_formed", "otherwise"):
@@ -44,6 +50,11 @@ class RewardRule:
             raise ValueError(f"multi_attempt.reward.attempt_discount = {self.attempt_discount} must lie in (0, 1]")
         if not 0 <= self.score <= 1:
             raise ValueError(f"multi_attempt.reward.score = {self.score} must lie in [0, 1]")
+        for name in ("repeat", "repeat_share"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"multi_attempt.reward.{name} = {getattr(self, name)} must be 0 or more: it is what repeating costs"
+                )
         if self.format_attempts not in ("last", "any"):
             raise ValueError(f"multi_attempt.reward.format_attempts = {self.format_attempts!r}; use 'last' or 'any'")
 
@@ -51,9 +62,17 @@ class RewardRule:
         """The reward of an episode; 0 for one that was aborted, whose outcome nobody knows."""
         if transcript.stop is StopReason.ABORTED:
             return 0.0
+        return self._outcome(transcript) - self._repeating(transcript.attempts)
+
+    def _outcome(self, transcript: Transcript) -> float:
         if transcript.success:
             return self.correct * self.attempt_discount ** (len(transcript.attempts) - 1)
         counted = transcript.attempts[-1:] if self.format_attempts == "last" else transcript.attempts
         failed = self.well_formed if any(attempt.well_formed for attempt in counted) else self.otherwise
         best = max((attempt.score for attempt in transcript.attempts), default=0.0)
         return failed + self.score * best * (self.correct - failed)
+
+    def _repeating(self, attempts: Sequence[Attempt]) -> float:
+        answers = sum(attempt.answer is not None for attempt in attempts)
+        repeats = sum(attempt.repeated for attempt in attempts)
+        return self.repeat * repeats + (self.repeat_share * repeats / answers if answers else 0.0)

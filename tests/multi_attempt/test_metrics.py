@@ -16,6 +16,8 @@ NAMES = {
     "success",
     "first_attempt_accuracy",
     "retry_success",
+    "wrong_to_right",
+    "right_to_wrong",
     "attempts_used/success",
     "attempts_used/failure",
     "repeat_rate",
@@ -109,7 +111,8 @@ def test_every_episode_has_the_same_measures(transcript: Transcript) -> None:
 def test_every_batch_has_the_same_measures(batch: list[Transcript], max_attempts: int) -> None:
     metrics = batch_metrics(batch, max_attempts)
     by_budget = {f"success_by_budget/{budget}" for budget in range(1, max_attempts + 1)}
-    assert set(metrics) == {PREFIX + name for name in NAMES | by_budget}
+    by_attempt = {f"repeat_rate/{number}" for number in range(2, max_attempts + 1)}
+    assert set(metrics) == {PREFIX + name for name in NAMES | by_budget | by_attempt}
     assert all(type(value) is float for value in metrics.values())
 
 
@@ -128,6 +131,8 @@ def test_measures_of_a_solved_episode() -> None:
             "success": 1.0,
             "first_attempt_accuracy": 0.0,
             "retry_success": 1 / 2,
+            "wrong_to_right": 1 / 2,
+            "right_to_wrong": None,
             "attempts_used/success": 3.0,
             "attempts_used/failure": None,
             "repeat_rate": 1 / 2,
@@ -156,6 +161,8 @@ def test_measures_of_a_failed_episode() -> None:
             "success": 0.0,
             "first_attempt_accuracy": 0.0,
             "retry_success": 0.0,
+            "wrong_to_right": 0.0,
+            "right_to_wrong": None,
             "attempts_used/success": None,
             "attempts_used/failure": 2.0,
             "repeat_rate": 0.0,
@@ -191,6 +198,8 @@ def test_aborted_episode_counts_as_neither_success_nor_failure(transcript: Trans
         "success",
         "first_attempt_accuracy",
         "retry_success",
+        "wrong_to_right",
+        "right_to_wrong",
         "attempts_used/success",
         "attempts_used/failure",
         "repeat_rate",
@@ -214,7 +223,11 @@ def test_measures_of_a_batch() -> None:
         # Three attempts were not the first of their episode: two of SOLVED_LATE, one of FAILED. The mean of the
         # episodes' rates would be 1/4.
         "retry_success": 1 / 3,
+        "wrong_to_right": 1 / 3,
+        "right_to_wrong": math.nan,
         "repeat_rate": 1 / 3,
+        "repeat_rate/2": 1 / 2,
+        "repeat_rate/3": 0.0,
         "attempts_used/success": (1 + 3) / 2,
         "attempts_used/failure": (2 + 1) / 2,
         # Seven attempts; five of them with an answer, and four in the right format.
@@ -260,3 +273,15 @@ def test_truncated_but_correct_attempt_is_a_success() -> None:
     metrics = batch_metrics([Transcript(1, StopReason.TRUNCATED, [attempt(True)])], 1)
     assert metrics[PREFIX + "success"] == 1.0
     assert (metrics[PREFIX + "stop/truncated"], metrics[PREFIX + "stop/correct"]) == (1.0, 0.0)
+
+
+def test_what_the_next_attempt_makes_of_one_in_blind_episodes() -> None:
+    right, wrong = attempt(True), attempt()
+    blind = [
+        Transcript(4, StopReason.EXHAUSTED, [right, wrong, wrong, wrong]),
+        Transcript(3, StopReason.CORRECT, [wrong, right, right]),
+    ]
+    metrics = batch_metrics(blind, 4)
+    assert metrics[PREFIX + "wrong_to_right"] == 1 / 3
+    assert metrics[PREFIX + "right_to_wrong"] == 1 / 2
+    assert metrics[PREFIX + "success"] == 1 / 2

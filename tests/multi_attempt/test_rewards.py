@@ -134,3 +134,51 @@ def test_invalid_rule_is_refused_by_name_and_value(changes: dict[str, object], n
 def test_equal_rewards_are_allowed() -> None:
     rule = RewardRule(correct=1.0, well_formed=0.0, otherwise=0.0)
     assert [rule(episode(kind)) for kind in ("right", "wrong", "bad")] == [1.0, 0.0, 0.0]
+
+
+# ---- Repeating ----
+
+
+def answered(*answers: str | None, right_at_last: bool = False) -> Transcript:
+    """An episode of attempts with these answers, as the episode itself would record them."""
+    made: list[Attempt] = []
+    for number, answer in enumerate(answers, 1):
+        repeated = answer is not None and answer in [attempt.answer for attempt in made]
+        correct = right_at_last and number == len(answers)
+        made.append(Attempt((0, 0), answer, correct, True, False, repeated, "exact", ""))
+    return Transcript(len(answers), StopReason.CORRECT if right_at_last else StopReason.EXHAUSTED, made)
+
+
+@pytest.mark.parametrize(
+    ("answers", "repeats", "share"),
+    [
+        (("3", "4", "5"), 0, 0.0),
+        (("3", "3", "3"), 2, 2 / 3),
+        (("3", "4", "3"), 1, 1 / 3),
+        # What is no answer repeats none, and is none of the answers.
+        ((None, None, "3", "3"), 1, 1 / 2),
+        ((None, None), 0, 0.0),
+    ],
+)
+def test_what_repeating_a_wrong_answer_costs(answers: tuple[str | None, ...], repeats: int, share: float) -> None:
+    assert RewardRule(repeat=0.25)(answered(*answers)) == pytest.approx(-0.5 - 0.25 * repeats)
+    assert RewardRule(repeat_share=0.3)(answered(*answers)) == pytest.approx(-0.5 - 0.3 * share)
+    assert RewardRule(repeat=0.25, repeat_share=0.3)(answered(*answers)) == pytest.approx(
+        -0.5 - 0.25 * repeats - 0.3 * share
+    )
+    assert RewardRule()(answered(*answers)) == -0.5
+
+
+def test_a_solved_episode_pays_for_its_repeats_too() -> None:
+    assert RewardRule(repeat=0.25)(answered("3", "3", "4", right_at_last=True)) == 0.75
+
+
+def test_an_aborted_episode_pays_nothing() -> None:
+    assert RewardRule(repeat=1.0)(Transcript(3, StopReason.ABORTED, answered("3", "3").attempts)) == 0.0
+
+
+@pytest.mark.parametrize("name", ["repeat", "repeat_share"])
+@pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])
+def test_repeating_is_never_paid_for(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"multi_attempt.reward.{name} = {value} must be 0 or more"):
+        RewardRule(**{name: value})
