@@ -50,9 +50,9 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
 
     Rates per attempt (``retry_success``, ``repeat_rate``, ``answer_rate``, ``format_rate``, ``tokens_per_attempt``)
     weigh attempts equally, ``cached_token_fraction`` tokens; ``answer_rate`` is the share of attempts in which an
-    answer was found; ``wrong_to_right`` and ``right_to_wrong`` are the shares of attempts of the one kind which the next
-    attempt turns into the other (after a right attempt only blind episodes go on); ``repeat_rate/k`` is that of the k-th
-    attempts; ``success_by_budget/k`` is the success of the episodes that were allowed k attempts;
+    answer was found; ``wrong_to_right`` and ``right_to_wrong`` are the shares of attempts of one kind which the next
+    attempt turns into the other (after a right attempt only blind episodes go on); ``repeat_rate/k`` is that of the
+    k-th attempts; ``success_by_budget/k`` is the success of the episodes that were allowed k attempts;
     ``generated_tokens`` is their sum over all attempts, aborted episodes included; ``seconds/...`` is how long an
     episode waited, in the mean; ``grader_timeouts``, ``grader_memory_limits``, ``episode_errors`` are counts.
 
