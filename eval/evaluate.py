@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from multi_attempt.evaluation.figures import model_figures
 from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Rules, Same
 from multi_attempt.evaluation.records import Place, Records, outcomes
 from multi_attempt.model_settings import DialogueSettings
+from multi_attempt.reflection import longest_messages
 from multi_attempt.tasks import Task
 from multi_attempt.tasks.load import Asked, Tasks, row_problems
 from multi_attempt.turns import TemplateError, template_problems
@@ -139,7 +140,7 @@ class Settings:
                 f"--samples = {self.samples} with --temperature = 0: greedy dialogues ({', '.join(dialogues)}) are all "
                 "the same; set a temperature above 0"
             )
-        _check_feedback(self.dialogue.make_tasks().default, self.protocols)
+        _check_feedback(self.dialogue.make_tasks().default, self)
 
     @property
     def temperature(self) -> float:
@@ -227,6 +228,7 @@ class _Work:
     def __init__(self, settings: Settings, questions: Sequence[Question]) -> None:
         self.settings, self.questions = settings, questions
         self.tasks = settings.dialogue.make_tasks()
+        self.critic = settings.dialogue.make_critic()
         self.rules = Rules(settings.attempts, settings.samples)
         self._asked = {(each.benchmark, each.id): each.asked(self.tasks) for each in questions}
 
@@ -241,7 +243,8 @@ class _Work:
     def episode(self, question: Question, attempts: int, *, blind: bool = False) -> Episode:
         """An episode that has not begun."""
         asked = self.asked(question)
-        return Episode(asked.task, asked.row, attempts, blind=blind)
+        reflects = self.settings.dialogue.reflect == "self"
+        return Episode(asked.task, asked.row, attempts, blind=blind, reflects=reflects)
 
     def longest(self) -> list[Asked[Any]]:
         """For each task its longest question."""
@@ -258,9 +261,11 @@ class _Work:
         """
         for asked in self.longest():
             asked.task.check()
-            _check_feedback(asked.task, self.settings.protocols)
+            _check_feedback(asked.task, self.settings)
         # In a thread of its own, since an event loop may be running in this one.
         with ThreadPoolExecutor(1) as apart:
+            if self.critic is not None:
+                apart.submit(self.critic.check).result()
             problems = apart.submit(asyncio.run, self._problems()).result()
         for question, problem in zip(self.questions, problems, strict=True):
             if problem:
@@ -273,9 +278,11 @@ class _Work:
             await self.tasks.close()
 
 
-def _check_feedback(task: Task[Any], protocols: Collection[str]) -> None:
-    if problem := task.feedback_problem(blind="blind" in protocols):
-        raise ValueError(f"--prompts = {task.words.prompts.name!r}, --protocols {' '.join(protocols)}: {problem}")
+def _check_feedback(task: Task[Any], settings: Settings) -> None:
+    reflects = settings.dialogue.reflect == "self"
+    if problem := task.feedback_problem(blind="blind" in settings.protocols, reflects=reflects):
+        protocols = " ".join(settings.protocols)
+        raise ValueError(f"--prompts = {task.words.prompts.name!r}, --protocols {protocols}: {problem}")
 
 
 def _with_room(model: Model, partner: Partner, work: _Work) -> Partner:
@@ -302,8 +309,9 @@ def _check_template(model: Model, partner: Partner, work: _Work) -> None:
     assert partner.vocabulary is not None
     chat, attempts, problems = partner.vocabulary.chat, work.settings.attempts, []
     for task, row in ((asked.task, asked.row) for asked in work.longest()):
-        feedbacks = task.feedbacks(row, attempts)
-        problems += template_problems(chat, task.wording, task.opening(row, attempts), feedbacks)
+        dialogue = work.settings.dialogue
+        between = longest_messages(task, row, attempts, dialogue.reflect, dialogue.reflection)
+        problems += template_problems(chat, task.wording, task.opening(row, attempts), [*between[0], *between[1]])
     if problems:
         raise ValueError(
             f"--model = {model.path!r}: {'; '.join(problems)}. The flags for these settings of training are --prompts, "
@@ -394,7 +402,14 @@ class _Evaluation:
         room = settings.dialogue.max_response_length or self.partner.context
         assert room is not None
         try:
-            await play(episode, stream, room=room, max_tokens_per_attempt=settings.dialogue.max_tokens_per_attempt)
+            await play(
+                episode,
+                stream,
+                room=room,
+                max_tokens_per_attempt=settings.dialogue.max_tokens_per_attempt,
+                max_tokens_per_reflection=settings.dialogue.reflection.max_tokens,
+                critic=self.work.critic,
+            )
             self.failures_in_a_row = 0
         except EngineLost:
             raise

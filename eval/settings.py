@@ -17,6 +17,7 @@ import yaml
 
 from multi_attempt.model_settings import DialogueSettings, Policies, find, from_config, read
 from multi_attempt.prompts import FEEDBACK_ROLES, PARTS, load_prompt_set
+from multi_attempt.reflection import REFLECT
 from multi_attempt.tasks.load import DEFAULT
 from multi_attempt.tasks.options import add_task_arguments, json_option, task_settings
 
@@ -63,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompts", metavar="NAME", help=f"prompt set: a built-in name or a YAML file (default {DEFAULT_PROMPTS})")
     add("--feedback-role", choices=FEEDBACK_ROLES, help="who gives feedback (default: as the prompt set says)")
     add("--feedback", nargs="+", metavar="PART", help=f"what feedback is made of: {', '.join(PARTS)}, or none")
+    add("--reflect", choices=REFLECT, help="who says what went wrong before the next attempt")
+    add("--reflection", action="append", metavar="KEY=VALUE", help="how, as in max_tokens=64")
     add("--max-tokens-per-attempt", type=_limit, metavar="N", help="cut an attempt after so many tokens, or none")
     add(
         "--max-response-length",
@@ -151,7 +154,7 @@ def with_flags(base: DialogueSettings, arguments: argparse.Namespace) -> Dialogu
         ValueError: a flag is wrong; the message names it.
     """
     given = vars(arguments)
-    plain = ("task", "max_tokens_per_attempt", "max_response_length", "temperature")
+    plain = ("task", "reflect", "max_tokens_per_attempt", "max_response_length", "temperature")
     changes: dict[str, Any] = {name: given[name] for name in plain if name in given}
     prompts = load_prompt_set(given["prompts"]) if "prompts" in given else base.prompts
     if "feedback_role" in given:
@@ -159,13 +162,17 @@ def with_flags(base: DialogueSettings, arguments: argparse.Namespace) -> Dialogu
         changes["feedback_role"] = given["feedback_role"]
     if "feedback" in given:
         changes["feedback"] = None if given["feedback"] == [_NONE] else given["feedback"]
+    if "reflection" in given:
+        changes["reflection"] = replace(
+            base.reflection, **_values(base.reflection, "--reflection", given["reflection"])
+        )
     if "policy" in given:
-        changes["policies"] = replace(base.policies, **dict(map(_policy, given["policy"])))
+        changes["policies"] = replace(base.policies, **_values(base.policies, "--policy", given["policy"]))
     if "task_setting" in given:
         changes["tasks"] = task_settings(given["task_setting"], base.tasks)
     if "template_kwargs" in given:
-        values = dict(json_option("--template-kwargs", text) for text in given["template_kwargs"])
-        changes["template_kwargs"] = {**base.template_kwargs, **values}
+        own = dict(json_option("--template-kwargs", text) for text in given["template_kwargs"])
+        changes["template_kwargs"] = {**base.template_kwargs, **own}
     if "chat_template" in given:
         changes["chat_template"] = _template(given["chat_template"])
     return replace(base, prompts=prompts, **changes)
@@ -180,15 +187,17 @@ def _limit(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor none") from error
 
 
-def _policy(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    defaults = asdict(Policies())
-    if name not in defaults:
-        raise ValueError(f"--policy = {text!r}: there is no {name!r}; the policies are {', '.join(defaults)}")
-    parsed = yaml.safe_load(value)
-    if type(parsed) is not type(defaults[name]):
-        raise ValueError(f"--policy = {text!r}: write a value like the default, {name}={json.dumps(defaults[name])}")
-    return name, parsed
+def _values(settings: Any, flag: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The values of fields of a settings class, each given as NAME=VALUE."""
+    defaults, values = asdict(type(settings)()), {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in defaults:
+            raise ValueError(f"{flag} = {text!r}: there is no {name!r}; there are {', '.join(defaults)}")
+        values[name] = yaml.safe_load(value)
+        if type(values[name]) is not type(defaults[name]):
+            raise ValueError(f"{flag} = {text!r}: write a value like the default, {name}={json.dumps(defaults[name])}")
+    return values
 
 
 def _template(name: str) -> str | None:
@@ -215,6 +224,10 @@ def in_words(settings: Mapping[str, Any]) -> str:
         words.append(f"feedback by the {settings['prompts']['feedback_role']}")
     if settings["feedback"] is not None:
         words.append(f"feedback of {', '.join(settings['feedback'])}")
+    if settings["reflect"] == "self":
+        words.append(f"reflections of at most {settings['reflection']['max_tokens']} tokens")
+    elif settings["reflect"] == "judge":
+        words.append(f"critique by {settings['reflection']['model']}")
     length, attempt = settings["max_response_length"], settings["max_tokens_per_attempt"]
     words.append("as many tokens as the context holds" if length is None else f"at most {length} tokens a dialogue")
     if attempt is not None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from multi_attempt.prompts import FEEDBACK_ROLES, PromptSet, load_prompt_set
+from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings
 from multi_attempt.rewards import RewardRule
 from multi_attempt.tasks import Words
 from multi_attempt.tasks.load import BUILT_IN, DEFAULT, Tasks, read_settings, task_class
@@ -72,6 +73,8 @@ class TaskSettings:
             last one counts.
         feedback: the parts of the message between two attempts (:mod:`multi_attempt.feedback`), in order; null for what
             the prompt set says.
+        reflect: who says what went wrong before the next attempt: ``none``, ``self``, ``judge``.
+        reflection: see :class:`multi_attempt.reflection.ReflectionSettings`.
         ruled_out_length: characters of an answer in the part ``ruled_out``; longer ones are cut.
         max_tokens_per_attempt: tokens that one attempt may have; null for all that are left of the response.
         reward: see :class:`multi_attempt.rewards.RewardRule`.
@@ -90,6 +93,8 @@ class TaskSettings:
     tell: str = "oracle"
     feedback: Optional[list[str]] = None  # noqa: UP045
     ruled_out_length: int = 80
+    reflect: str = "none"
+    reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
     max_tokens_per_attempt: Optional[int] = None  # noqa: UP045
     reward: RewardRule = field(default_factory=RewardRule)
     grader: GraderSettings = field(default_factory=GraderSettings)
@@ -129,6 +134,8 @@ class TaskSettings:
             raise ValueError(f"multi_attempt.guard.max_difference = {self.guard.max_difference} must lie in [0, 1)")
         if self.tell not in TELL:
             raise ValueError(f"multi_attempt.tell = {self.tell!r}: use {' or '.join(TELL)}")
+        if self.reflect not in REFLECT:
+            raise ValueError(f"multi_attempt.reflect = {self.reflect!r}: use one of {', '.join(REFLECT)}")
         if self.ruled_out_length < 1:
             raise ValueError(f"multi_attempt.ruled_out_length = {self.ruled_out_length} must be at least 1")
         if self.feedback == []:
@@ -155,6 +162,10 @@ class TaskSettings:
         prompts = load_prompt_set(self.prompts)
         return prompts if self.feedback_role is None else replace(prompts, feedback_role=self.feedback_role)
 
+    def make_critic(self) -> Critic | None:
+        """The judge that says what is wrong with an attempt, if there is one."""
+        return Critic(self.reflection) if self.reflect == "judge" else None
+
     def make_tasks(self) -> Tasks:
         """The tasks of a run, with these settings."""
         words = Words(self.prompt_set, tuple(self.feedback or ()), self.ruled_out_length, self.feedback_role)
@@ -174,7 +185,7 @@ def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:
         values: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
         if not isinstance(values, Mapping):
             raise ValueError(f"multi_attempt = {values!r} must be a mapping")
-        for name in ("tasks", "reward", "grader", "episode", "guard"):
+        for name in ("tasks", "reward", "reflection", "grader", "episode", "guard"):
             if not isinstance(values.get(name, {}), Mapping):
                 raise ValueError(f"multi_attempt.{name} = {values[name]!r} must be a mapping")
         if not isinstance(values.get("feedback"), list | None):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from multi_attempt.episode import Episode, StopReason
+from multi_attempt.reflection import Critic
 from multi_attempt.tasks import Message, Verdict
 
 Judge = Callable[[str], Awaitable[Verdict]]
@@ -48,7 +49,7 @@ class Stream(Protocol):
         """Have the model generate an attempt of at most ``limit`` tokens, and append it."""
 
     async def tell(self, messages: list[Message], room: int) -> bool:
-        """Append the feedback, which is the last of the messages, behind the attempt, which is the one before it.
+        """Append the feedback, which is the last of the messages, behind the attempt or the reflection before it.
 
         Returns:
             Whether that leaves room for another attempt, with a response of at most ``room`` tokens in all; if not,
@@ -63,7 +64,9 @@ async def play(
     *,
     room: int,
     max_tokens_per_attempt: int | None = None,
+    max_tokens_per_reflection: int | None = None,
     judge: Judge | None = None,
+    critic: Critic | None = None,
 ) -> None:
     """Play an episode to its end.
 
@@ -73,7 +76,10 @@ async def play(
         room: tokens that the response may have: all attempts and the feedback between them; fewer where the context
             does not hold so many. An episode that runs out of either is truncated, and keeps its reward.
         max_tokens_per_attempt: tokens that one attempt may have; None for all that are left.
+        max_tokens_per_reflection: tokens that the model's reflection may have, if the episode asks for it; None for all
+            that are left. A longer one is cut, and the dialogue goes on.
         judge: where verdicts come from; None for the episode's task.
+        critic: who says what is wrong with an attempt, behind the feedback; None for nobody.
 
     Raises:
         ValueError: the context holds no more than the prompt.
@@ -87,6 +93,16 @@ async def play(
         left = room - stream.used
         response = await stream.respond(min(left, max_tokens_per_attempt or left))
         verdict = await (judge or episode.verdict)(response.text)
-        feedback = episode.record(response.text, verdict, span=response.span, truncated=response.truncated)
-        if feedback is not None and not await stream.tell(episode.messages, room):
+        episode.record(response.text, verdict, span=response.span, truncated=response.truncated)
+        if episode.done:
+            return
+        if critic is not None:
+            await episode.criticise(critic)
+        told = await stream.tell(episode.messages, room)
+        if told and episode.reflects:
+            left = room - stream.used
+            words = await stream.respond(min(left, max_tokens_per_reflection or left))
+            episode.reflect(words.text, span=words.span, truncated=words.truncated)
+            told = await stream.tell(episode.messages, room)
+        if not told:
             episode.finish(StopReason.TRUNCATED)

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from multi_attempt.tasks import Attempt, Message, Task, Verdict
+from multi_attempt.reflection import Critic
+from multi_attempt.tasks import Attempt, Message, Reflection, Task, Verdict
 
-__all__ = ["Attempt", "Episode", "StopReason", "Transcript"]
+__all__ = ["Attempt", "Episode", "Reflection", "StopReason", "Transcript"]
 
 
 class StopReason(str, Enum):
@@ -42,6 +43,7 @@ class Transcript:
         budget: the attempts allowed, N.
         stop: why the episode ended.
         attempts: the attempts made, in order.
+        reflections: what was said between them (``multi_attempt.reflect``), in order.
         prompt_tokens: prompt tokens sent to the engine for the second and later attempts, over all of them.
         cached_tokens: how many of those the engine found in its prefix cache.
         seconds: how long the episode waited, by what it waited for: ``generate``, ``grade``, ``tokens``.
@@ -51,6 +53,7 @@ class Transcript:
     budget: int
     stop: StopReason = StopReason.ABORTED
     attempts: list[Attempt] = field(default_factory=list)
+    reflections: list[Reflection] = field(default_factory=list)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -69,7 +72,8 @@ class Transcript:
     def from_dict(cls, data: dict[str, Any]) -> Transcript:
         """The inverse of :meth:`to_dict`."""
         attempts = [Attempt(**{**attempt, "span": tuple(attempt["span"])}) for attempt in data["attempts"]]
-        return cls(**{**data, "stop": StopReason(data["stop"]), "attempts": attempts})
+        reflections = [Reflection(**{**each, "span": tuple(each["span"])}) for each in data["reflections"]]
+        return cls(**{**data, "stop": StopReason(data["stop"]), "attempts": attempts, "reflections": reflections})
 
 
 class Episode:
@@ -79,6 +83,8 @@ class Episode:
         task: what is asked, what is right, and what the model is told.
         row: of the task.
         attempts: the attempts allowed, N >= 1.
+        reflects: the feedback also asks the model what went wrong; its words go to :meth:`reflect`, before the next
+            attempt (``multi_attempt.reflect=self``).
         blind: nothing is said on whether an attempt was right, and a right one does not end the dialogue (evaluation
             protocol ``blind``, ``multi_attempt.tell=blind``; the paper's loop is not). The last attempt counts.
 
@@ -86,12 +92,15 @@ class Episode:
         ValueError: ``attempts`` below 1.
     """
 
-    def __init__(self, task: Task[Any], row: Any, attempts: int, *, blind: bool = False) -> None:
+    def __init__(
+        self, task: Task[Any], row: Any, attempts: int, *, blind: bool = False, reflects: bool = False
+    ) -> None:
         if attempts < 1:
             raise ValueError(f"attempts = {attempts}: an episode needs at least 1")
         self.task = task
         self.row = row
         self.blind = blind
+        self.reflects = reflects
         self.messages: list[Message] = task.opening(row, attempts)
         self.transcript = Transcript(budget=attempts)
         self.done = False
@@ -136,7 +145,41 @@ class Episode:
         if self.done:
             return None
         feedback = self._feedback()
+        if self.reflects:
+            feedback = self.task.asking_to_reflect(feedback, self.row, self.attempts_left)
         self.messages = [*self.messages, feedback]
+        return feedback
+
+    def reflect(self, text: str, *, span: tuple[int, int] = (0, 0), truncated: bool = False) -> Message:
+        """Take what the model says of its attempt, to which :meth:`record` asked it.
+
+        Args:
+            text: its own words, without special tokens.
+            span: where its tokens stand in the response.
+            truncated: whether a length limit cut it.
+
+        Returns:
+            The message to append, behind which the next attempt follows.
+        """
+        made = len(self.transcript.attempts)
+        self.transcript.reflections.append(Reflection(made, "self", text, span, truncated))
+        retry = self.task.retry(self.row, self.attempts_left)
+        self.messages = [*self.messages, {"role": "assistant", "content": text}, retry]
+        return retry
+
+    async def criticise(self, critic: Critic) -> Message:
+        """Have a judge say what is wrong with the last attempt, behind the feedback on it.
+
+        Returns:
+            The feedback with the judge's words, in place of that which :meth:`record` gave.
+        """
+        *before, feedback = self.messages
+        gold = self.task.gold(self.row) if critic.settings.knows_gold else ""
+        words = await critic.words(self.task.question(self.row), before[-1]["content"], gold)
+        made = len(self.transcript.attempts)
+        self.transcript.reflections.append(Reflection(made, "judge", words, knew_gold=critic.settings.knows_gold))
+        feedback = {**feedback, "content": f"{feedback['content']}\n{words}"}
+        self.messages = [*before, feedback]
         return feedback
 
     def _repeats(self, answer: str | None) -> bool:

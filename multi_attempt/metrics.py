@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from multi_attempt.episode import Attempt, StopReason, Transcript
+from multi_attempt.episode import Attempt, Reflection, StopReason, Transcript
 
 PREFIX = "multi_attempt/"
 """What the names of training metrics begin with."""
@@ -34,6 +34,7 @@ def episode_metrics(transcript: Transcript) -> dict[str, float | None]:
         "format_rate": _mean([float(attempt.well_formed) for attempt in attempts]),
         **{f"stop/{reason.value}": float(transcript.stop is reason) for reason in StopReason},
         "tokens_per_attempt": _mean([float(attempt.span[1] - attempt.span[0]) for attempt in attempts]),
+        "tokens_per_reflection": _mean(_lengths(transcript.reflections if valid else [])),
         "generated_tokens": _generated([transcript]),
         "cached_token_fraction": transcript.cached_tokens / transcript.prompt_tokens
         if transcript.prompt_tokens
@@ -53,8 +54,9 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
     answer was found; ``wrong_to_right`` and ``right_to_wrong`` are the shares of attempts of one kind which the next
     attempt turns into the other (after a right attempt only blind episodes go on); ``repeat_rate/k`` is that of the
     k-th attempts; ``success_by_budget/k`` is the success of the episodes that were allowed k attempts;
-    ``generated_tokens`` is their sum over all attempts, aborted episodes included; ``seconds/...`` is how long an
-    episode waited, in the mean; ``grader_timeouts``, ``grader_memory_limits``, ``episode_errors`` are counts.
+    ``generated_tokens`` is their sum over all attempts and reflections, aborted episodes included; ``seconds/...`` is
+    how long an episode waited, in the mean; ``grader_timeouts``, ``grader_memory_limits`` and ``episode_errors`` are
+    counts.
 
     Args:
         transcripts: the episodes.
@@ -86,6 +88,7 @@ def batch_metrics(transcripts: Sequence[Transcript], max_attempts: int) -> dict[
         "format_rate": _mean(attempt.well_formed for attempt in attempts),
         **{f"stop/{reason.value}": _mean(t.stop is reason for t in transcripts) for reason in StopReason},
         "tokens_per_attempt": _mean(attempt.span[1] - attempt.span[0] for attempt in attempts),
+        "tokens_per_reflection": _mean(_lengths(each for transcript in valid for each in transcript.reflections)),
         "generated_tokens": _generated(transcripts),
         "cached_token_fraction": (
             sum(transcript.cached_tokens for transcript in transcripts) / prompt_tokens if prompt_tokens else None
@@ -113,7 +116,13 @@ def _flips(episodes: Iterable[Sequence[Attempt]]) -> dict[str, float | None]:
 
 
 def _generated(transcripts: Sequence[Transcript]) -> float:
-    return float(sum(attempt.span[1] - attempt.span[0] for t in transcripts for attempt in t.attempts))
+    return float(sum(length for t in transcripts for made in (t.attempts, t.reflections) for length in _lengths(made)))
+
+
+def _lengths(made: Iterable[Attempt | Reflection]) -> list[float]:
+    """Tokens that the model generated in each; a judge's words are none of them."""
+    spans = [each.span for each in made if not (isinstance(each, Reflection) and each.by != "self")]
+    return [float(stop - start) for start, stop in spans]
 
 
 def _mean(values: Iterable[float]) -> float | None:

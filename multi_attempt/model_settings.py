@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from multi_attempt.config import load_settings
 from multi_attempt.prompts import PromptSet
+from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings
 from multi_attempt.tasks import Words
 from multi_attempt.tasks.load import DEFAULT, Tasks, changed_settings
 from multi_attempt.tasks.math import Policies
@@ -43,6 +44,8 @@ class DialogueSettings:
         prompts: the wording itself, so that no file of it is needed later.
         feedback: the parts of the message between two attempts, in order; None for what the prompt set says.
         ruled_out_length: characters of an answer in the part ``ruled_out``.
+        reflect: who says what went wrong before the next attempt: ``none``, ``self``, ``judge``.
+        reflection: how.
         max_tokens_per_attempt: tokens that one attempt may have; None for all that are left.
         max_response_length: tokens of all attempts and the feedback between them; None for what the context leaves.
         temperature: of validation and evaluation; 0 is greedy.
@@ -60,6 +63,8 @@ class DialogueSettings:
     prompts: PromptSet
     feedback: list[str] | None = None
     ruled_out_length: int = 80
+    reflect: str = "none"
+    reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
     max_tokens_per_attempt: int | None = None
     max_response_length: int | None = None
     temperature: float = 0.0
@@ -71,6 +76,8 @@ class DialogueSettings:
     feedback_role: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if self.reflect not in REFLECT:
+            raise ValueError(f"reflect = {self.reflect!r}: use one of {', '.join(REFLECT)}")
         for name in ("max_tokens_per_attempt", "max_response_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -83,6 +90,10 @@ class DialogueSettings:
         """All arguments of the chat template that are the model's own."""
         own = {} if self.chat_template is None else {"chat_template": self.chat_template}
         return {**self.template_kwargs, **own}
+
+    def make_critic(self) -> Critic | None:
+        """The judge that says what is wrong with an attempt, if there is one."""
+        return Critic(self.reflection) if self.reflect == "judge" else None
 
     def make_tasks(self) -> Tasks:
         """The tasks, worded and set so."""
@@ -103,7 +114,7 @@ class DialogueSettings:
             ValueError: a field is missing, unknown, of another type, or out of range; the message names it.
         """
         settings = dict(_checked(cls, content, ""))
-        for name, kind in (("prompts", PromptSet), ("policies", Policies)):
+        for name, kind in (("prompts", PromptSet), ("policies", Policies), ("reflection", ReflectionSettings)):
             if name in settings:
                 settings[name] = _made(kind, settings[name], f"{name}.")
         return _made(cls, settings, "")
@@ -123,6 +134,8 @@ def from_config(config: DictConfig) -> DialogueSettings:
         prompts=settings.prompt_set,
         feedback=settings.feedback,
         ruled_out_length=settings.ruled_out_length,
+        reflect=settings.reflect,
+        reflection=settings.reflection,
         max_tokens_per_attempt=settings.max_tokens_per_attempt,
         max_response_length=config.data.max_response_length,
         temperature=actor.rollout.val_kwargs.temperature,

@@ -48,7 +48,7 @@ _OWN = {"ruled_out": "answers", "score": "score", "note": "note", "question": "q
 
 _CLOSING_TAG = re.compile(r"</(\w+)>")
 
-_TEMPLATES = ("system", "user", "no_answer", "neutral", *PARTS)
+_TEMPLATES = ("system", "user", "no_answer", "neutral", "reflect", "retry", *PARTS)
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class PromptSet:
         no_answer: what is said instead of ``verdict`` where no answer was found; empty for the same.
         neutral: what is said instead of ``verdict`` when nobody says whether the attempt was right (evaluation protocol
             ``blind``, ``multi_attempt.tell=blind``); empty if the set has no wording for that.
+        reflect: what asks the model, behind the feedback, what went wrong (``multi_attempt.reflect=self``).
+        retry: what follows its reflection.
         feedback_role: the role that gives feedback, ``user`` or ``system``.
         answer: where the answer stands: keys of :data:`multi_attempt.answers.EXTRACTORS`, separated by spaces. The
             first that finds an answer decides, as in ``boxed final_statement last_number``.
@@ -95,6 +97,8 @@ class PromptSet:
     question: str = ""
     no_answer: str = ""
     neutral: str = ""
+    reflect: str = ""
+    retry: str = ""
     feedback_role: str = "user"
     answer: str = "boxed"
     format: str = ""
@@ -108,7 +112,7 @@ class PromptSet:
                 f"prompt set {self.name!r}: feedback = {self.feedback!r}: {', '.join(map(repr, unknown)) or 'nothing'} "
                 f"is no part of a message; use some of {', '.join(PARTS)}, and word them in the fields of these names"
             )
-        if "question" not in (_placeholders(self.user) or ()):
+        if "question" not in (placeholders(self.user) or ()):
             raise ValueError(f"prompt set {self.name!r}: user = {self.user!r} never shows the question; add $question")
         if self.feedback_role not in FEEDBACK_ROLES:
             raise ValueError(
@@ -122,7 +126,7 @@ class PromptSet:
     def _check_template(self, name: str, template: str) -> None:
         own = _OWN.get(name)
         known = _PLACEHOLDERS | ({own} if own else set())
-        names = _placeholders(template)
+        names = placeholders(template)
         if names is None or not names <= known:
             raise ValueError(
                 f"prompt set {self.name!r}: {name} = {template!r} is not a valid template; "
@@ -175,7 +179,7 @@ def _last_part(attempt: str, mark: str) -> str:
     return attempt[max(attempt.rfind(f"<{tag[1]}>"), 0) :] if tag else attempt
 
 
-def _placeholders(template: str) -> set[str] | None:
+def placeholders(template: str) -> set[str] | None:
     """The names that a template refers to, or None if it is none (Template.get_identifiers is new in Python 3.11)."""
     matches = list(Template.pattern.finditer(template))
     if any(match["invalid"] is not None for match in matches):

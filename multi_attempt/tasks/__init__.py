@@ -5,6 +5,6 @@ Everything else knows :class:`Task` and :class:`Verdict` only.
 
 from multi_attempt.prompts import Message, PromptSet
 from multi_attempt.tasks.task import NoSettings, Task, Words, user
-from multi_attempt.tasks.verdict import Attempt, Verdict
+from multi_attempt.tasks.verdict import Attempt, Reflection, Verdict
 
-__all__ = ["Attempt", "Message", "NoSettings", "PromptSet", "Task", "Verdict", "Words", "user"]
+__all__ = ["Attempt", "Message", "NoSettings", "PromptSet", "Reflection", "Task", "Verdict", "Words", "user"]

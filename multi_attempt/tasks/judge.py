@@ -7,19 +7,17 @@ without one is asked for again, and is then an error: no reward comes from what 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from string import Template
 from typing import ClassVar
 
 import regex
 from cachetools import LRUCache
 
-from multi_attempt.connection import Connection, ServerError
+from multi_attempt.connection import Connection
 from multi_attempt.prompts import Message
+from multi_attempt.served_model import ServedModel, check_positive, check_prompt, fenced
 from multi_attempt.tasks.task import Task, Words
 from multi_attempt.tasks.verdict import Verdict
 
@@ -95,25 +93,14 @@ class JudgeSettings:
     cache: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "readings", "note_length", "at_once", "cache", "best"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{_PLACE}.{name} = {getattr(self, name)} must be above 0")
+        check_positive(self, _PLACE, ("max_tokens", "readings", "note_length", "at_once", "cache", "best"))
         if not 0 < self.enough <= self.best or self.temperature < 0:
             raise ValueError(
                 f"{_PLACE}: enough = {self.enough} must lie in (0, best = {self.best}], and temperature = "
                 f"{self.temperature} must not be negative"
             )
-        self._check_prompt()
+        check_prompt(self.prompt, f"{_PLACE}.prompt", _PLACEHOLDERS)
         self._check_reading()
-
-    def _check_prompt(self) -> None:
-        found = list(Template.pattern.finditer(self.prompt))
-        names = {match["named"] or match["braced"] for match in found} - {None}
-        if any(match["invalid"] is not None for match in found) or not names <= _PLACEHOLDERS or "answer" not in names:
-            raise ValueError(
-                f"{_PLACE}.prompt = {self.prompt!r} must show $answer, and use only "
-                f"${', $'.join(sorted(_PLACEHOLDERS))}, and $$ for a dollar sign"
-            )
 
     def _check_reading(self) -> None:
         try:
@@ -154,7 +141,7 @@ class Judge(Task[Rated]):
         super().__init__(settings, words)
         self.note_length = self.settings.note_length
         self._ratings: LRUCache[str, Rating] = LRUCache(self.settings.cache)
-        self._asking: _Asking | None = None
+        self._model = ServedModel(self.settings)
 
     def opening(self, row: Rated, attempts: int) -> list[Message]:
         """See :class:`Task`."""
@@ -185,19 +172,12 @@ class Judge(Task[Rated]):
 
     def prompt(self, row: Rated, answer: str) -> str:
         """What the judge is told of an answer."""
-        # It depends on the answer, so that no answer can hold it, and nothing else, so that the cache knows it again.
-        fence = hashlib.sha256(answer.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return Template(self.settings.prompt).substitute(
-            question=row.question, reference=row.ground_truth, answer=answer, fence=fence
-        )
+        return fenced(self.settings.prompt, answer, question=row.question, reference=row.ground_truth)
 
     async def _rate(self, prompt: str) -> Rating:
-        asking = self._asking
-        if asking is None or asking.loop is not asyncio.get_running_loop():
-            asking = self._asking = _Asking(self.settings)
         reply = ""
         for _ in range(self.settings.readings):
-            reply, is_whole = await asking.reply(prompt)
+            reply, is_whole = await self._model.reply(prompt)
             rating = self.read_reply(reply) if is_whole else None
             if rating is not None:
                 return rating
@@ -232,13 +212,7 @@ class Judge(Task[Rated]):
         Raises:
             ValueError: it does not answer, or not so that it can be read.
         """
-        if not self.settings.model:
-            raise ValueError(f"{_PLACE}.model is empty: name the judge, as its server calls it")
-        _ = self.settings.connection
-        try:
-            import openai  # noqa: F401 - the client
-        except ImportError as error:
-            raise ValueError(f"{_PLACE}: the judge is asked by the openai package: pip install openai") from error
+        self._model.check(_PLACE)
         try:
             asyncio.run(self._try())
         except (RuntimeError, OSError) as error:
@@ -246,45 +220,10 @@ class Judge(Task[Rated]):
 
     async def close(self) -> None:
         """End the connections."""
-        if self._asking is not None and self._asking.loop is asyncio.get_running_loop():
-            await self._asking.close()
-        self._asking = None
+        await self._model.close()
 
     async def _try(self) -> None:
         try:
             await self.verdict(Rated("How much is 6 times 7?", "42"), self.words.prompts.response("42"))
         finally:
             await self.close()
-
-
-class _Asking:
-    """Requests of one event loop."""
-
-    def __init__(self, settings: JudgeSettings) -> None:
-        # A line for each request would fill a run's log.
-        for library in ("httpx", "httpx2"):
-            logging.getLogger(library).setLevel(logging.WARNING)
-        self.loop = asyncio.get_running_loop()
-        self._settings = settings
-        self._connection = settings.connection
-        self._client = self._connection.client()
-        self._some = asyncio.Semaphore(settings.at_once)
-
-    async def reply(self, prompt: str) -> tuple[str, bool]:
-        """What the judge says to a prompt, and whether it came to its end."""
-        async with self._some:
-            request = self._client.chat.completions.create(
-                model=self._settings.model,
-                messages=[{"role": "user", "content": prompt}],
-                temperature=self._settings.temperature,
-                max_tokens=self._settings.max_tokens,
-            )
-            choice = self._connection.choice(await self._connection.ask(request))
-        content = getattr(getattr(choice, "message", None), "content", None)
-        if not isinstance(content, str):
-            raise ServerError(f"the judge's reply has no text: {self._connection.excerpt(choice)}")
-        return self._connection.hide_in_answer(content), choice.finish_reason == "stop"
-
-    async def close(self) -> None:
-        """End the connections."""
-        await self._client.close()

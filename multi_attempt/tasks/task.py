@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from string import Template
 from typing import Any, ClassVar, Generic
 
 from multi_attempt.feedback import Situation, feedback_message, parts_problem
-from multi_attempt.prompts import Message, PromptSet, load_prompt_set
+from multi_attempt.prompts import Message, PromptSet, attempts_in_words, load_prompt_set
 from multi_attempt.tasks.rows import RowT, read_row
 from multi_attempt.tasks.verdict import Attempt, Verdict
 
@@ -155,17 +156,36 @@ class Task(ABC, Generic[RowT]):
         """
         return feedback_message(self.words.prompts, Situation(self.question(row), left, blind=True), self.words.parts)
 
+    def asking_to_reflect(self, feedback: Message, row: RowT, left: int) -> Message:
+        """The feedback, which also asks the model what went wrong (``multi_attempt.reflect=self``)."""
+        asking = self._said(self.words.prompts.reflect, row, left)
+        return {**feedback, "content": f"{feedback['content']} {asking}"}
+
+    def retry(self, row: RowT, left: int) -> Message:
+        """What follows the model's reflection, before its next attempt."""
+        prompts = self.words.prompts
+        return {"role": prompts.feedback_role, "content": self._said(prompts.retry, row, left)}
+
+    def _said(self, template: str, row: RowT, left: int) -> str:
+        return Template(template).substitute(question=self.question(row), **attempts_in_words(left))
+
     @property
     def is_neutral_worded(self) -> bool:
         """Whether there are words for :meth:`neutral`."""
         return type(self).neutral is not Task.neutral or bool(self.words.prompts.neutral)
 
-    def feedback_problem(self, *, blind: bool = False) -> str:
+    def feedback_problem(self, *, blind: bool = False, reflects: bool = False) -> str:
         """Why the model cannot be told what the config says, in this task's words; empty if it can.
 
         Args:
             blind: whether it is told nothing of how right its attempts are.
+            reflects: whether it is asked what went wrong.
         """
+        if reflects and not (self.words.prompts.reflect and self.words.prompts.retry):
+            return (
+                f"{self.wording} has no fields 'reflect' and 'retry', which ask the model what went wrong, and for the "
+                "next attempt; give it both"
+            )
         if blind and not self.is_neutral_worded:
             return (
                 f"{self.wording} has no field 'neutral', which words what follows an attempt on which nothing is said; "

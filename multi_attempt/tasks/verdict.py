@@ -44,6 +44,27 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Reflection:
+    """What was said of a wrong attempt before the next; plain data.
+
+    Attributes:
+        attempt: the number of the attempt that it is about, from 1.
+        by: ``self``, the model, or ``judge``, a model on a server.
+        text: the words.
+        span: where the model's own tokens stand in the response, ``[start, stop)``; (0, 0) for a judge's words.
+        truncated: whether a length limit cut it.
+        knew_gold: whether the judge was told the right answer.
+    """
+
+    attempt: int
+    by: str
+    text: str
+    span: tuple[int, int] = (0, 0)
+    truncated: bool = False
+    knew_gold: bool = False
+
+
+@dataclass(frozen=True)
 class Attempt:
     """The record of one attempt; plain data.
 

@@ -14,6 +14,7 @@ from wordings import after_unjudged, after_wrong
 from multi_attempt.config import EpisodeSettings, GraderSettings, GuardSettings, TaskSettings, load_settings
 from multi_attempt.grading import Policies
 from multi_attempt.prompts import BUILT_IN
+from multi_attempt.reflection import ReflectionSettings
 from multi_attempt.rewards import RewardRule
 
 CONFIG_FILE = Path(__file__).parents[2] / "config" / "multi_attempt.yaml"
@@ -36,6 +37,8 @@ def test_empty_node_gives_the_defaults_of_the_paper() -> None:
         tell="oracle",
         feedback=None,
         ruled_out_length=80,
+        reflect="none",
+        reflection=ReflectionSettings(),
         max_tokens_per_attempt=None,
         reward=RewardRule(correct=1.0, well_formed=-0.5, otherwise=-1.0, attempt_discount=1.0, format_attempts="last"),
         grader=GraderSettings(deadline=2.0, workers=1, memory_mb=2048),

@@ -28,6 +28,7 @@ NAMES = {
     "stop/truncated",
     "stop/aborted",
     "tokens_per_attempt",
+    "tokens_per_reflection",
     "generated_tokens",
     *(f"seconds/{wait}" for wait in ("generate", "grade", "tokens")),
     "cached_token_fraction",
@@ -143,6 +144,7 @@ def test_measures_of_a_solved_episode() -> None:
             "stop/truncated": 0.0,
             "stop/aborted": 0.0,
             "tokens_per_attempt": 30.0,
+            "tokens_per_reflection": None,
             "generated_tokens": 90.0,
             "seconds/generate": 3.0,
             "seconds/grade": 0.5,
@@ -173,6 +175,7 @@ def test_measures_of_a_failed_episode() -> None:
             "stop/truncated": 0.0,
             "stop/aborted": 0.0,
             "tokens_per_attempt": 55.0,
+            "tokens_per_reflection": None,
             "generated_tokens": 110.0,
             "seconds/generate": 5.0,
             "seconds/grade": 0.0,
@@ -236,6 +239,7 @@ def test_measures_of_a_batch() -> None:
         "tokens_per_attempt": (10 + 20 + 30 + 40 + 50 + 60 + 70) / 7,
         # Those of the broken episode were generated too.
         "generated_tokens": 280.0 + 20.0,
+        "tokens_per_reflection": math.nan,
         # Of the two that say.
         "seconds/generate": (3.0 + 5.0) / 2,
         "seconds/grade": (0.5 + 0.0) / 2,

@@ -181,4 +181,4 @@ def test_an_aborted_episode_pays_nothing() -> None:
 @pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])
 def test_repeating_is_never_paid_for(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"multi_attempt.reward.{name} = {value} must be 0 or more"):
-        RewardRule(**{name: value})
+        RewardRule(**{name: value})  # type: ignore[arg-type]

@@ -40,6 +40,7 @@ _METRICS = {
     "format_rate",
     *(f"stop/{reason}" for reason in ("correct", "exhausted", "truncated", "aborted")),
     "tokens_per_attempt",
+    "tokens_per_reflection",
     "generated_tokens",
     *(f"seconds/{wait}" for wait in ("generate", "grade", "tokens")),
     "cached_token_fraction",

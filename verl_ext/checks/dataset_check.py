@@ -14,6 +14,7 @@ from verl.workers.rollout.utils import get_max_position_embeddings
 
 from multi_attempt.config import TaskSettings
 from multi_attempt.data import read_evaluation_source
+from multi_attempt.reflection import longest_messages
 from multi_attempt.tasks import Message, Task
 from multi_attempt.tasks.load import Asked, Tasks, row_problems
 from multi_attempt.turns import ChatTemplate, TemplateError, template_problems
@@ -64,6 +65,7 @@ def dataset_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
     if not problems and run.words:
         yield from _budget_errors(run)
     yield from filter(None, run.missing.values())
+    yield from _critic_errors(settings)
 
 
 @dataclass
@@ -85,10 +87,19 @@ class _Words:
     def problems(self, run: _Run) -> list[str]:
         """Why the template cannot show the task's dialogues."""
         attempts = run.most_attempts
-        if problem := self.task.feedback_problem(blind=run.settings.tell == "blind"):
-            return [f"multi_attempt.feedback = {run.settings.feedback}, tell = {run.settings.tell}: {problem}"]
-        feedbacks = self.task.feedbacks(self.longest, attempts)
-        return template_problems(run.chat, self.task.wording, self.task.opening(self.longest, attempts), feedbacks)
+        settings = run.settings
+        if problem := self.task.feedback_problem(blind=settings.tell == "blind", reflects=settings.reflect == "self"):
+            return [
+                f"multi_attempt.feedback = {settings.feedback}, tell = {settings.tell}, reflect = {settings.reflect}: "
+                f"{problem}"
+            ]
+        opening = self.task.opening(self.longest, attempts)
+        behind_attempts, behind_reflections = self.messages(settings, attempts)
+        return template_problems(run.chat, self.task.wording, opening, [*behind_attempts, *behind_reflections])
+
+    def messages(self, settings: TaskSettings, attempts: int) -> tuple[list[Message], list[Message]]:
+        """All that may stand behind an attempt, and behind a reflection."""
+        return longest_messages(self.task, self.longest, attempts, settings.reflect, settings.reflection)
 
     def shortest_opening(self, attempts: int) -> list[Message]:
         """Messages before the first attempt that are not longer than those of any row."""
@@ -236,6 +247,16 @@ def _row_errors(rows: list[dict[str, Any]], run: _Run, validation: bool) -> Iter
     yield from _gold_errors({n: asked for n, asked in numbered.items() if not run.missing[asked.task.name]})
 
 
+def _critic_errors(settings: TaskSettings) -> Iterator[str]:
+    critic = settings.make_critic()
+    if critic is None:
+        return
+    try:
+        critic.check()
+    except ValueError as error:
+        yield str(error)
+
+
 def _missing(task: Task[Any]) -> str:
     """What a task needs of the machine, and is not there."""
     try:
@@ -325,10 +346,11 @@ def _budget_errors(run: _Run) -> Iterator[str]:
     prompt = min(len(run.chat.opening(words.shortest_opening(attempts))) for words in run.words.values())
     between = max(_most_between(run, words) for words in run.words.values())
     needed = attempts * cap + (attempts - 1) * between
+    reflection = f" and multi_attempt.reflection.max_tokens = {settings.reflection.max_tokens}"
     what = (
         f"multi_attempt.max_attempts = {attempts} attempts of multi_attempt.max_tokens_per_attempt = "
-        f"{settings.max_tokens_per_attempt} tokens with {between} tokens of feedback between them, so the last attempt "
-        "may not fit"
+        f"{settings.max_tokens_per_attempt} tokens with {between} tokens of feedback"
+        f"{reflection if settings.reflect == 'self' else ''} between them, so the last attempt may not fit"
     )
     if needed > length:
         yield (
@@ -352,13 +374,21 @@ def _budget_errors(run: _Run) -> Iterator[str]:
 
 def _most_between(run: _Run, words: _Words) -> int:
     """The most tokens that may stand between two attempts at a task."""
-    attempts = run.settings.max_attempts
+    # With one attempt in training, rows may still allow more.
+    attempts = max(run.settings.max_attempts, 2)
     opening = words.shortest_opening(attempts)
-    return max(
-        len(run.chat.after_attempt([*opening, {"role": "assistant", "content": "?"}, feedback], end_id))
-        for end_id in run.chat.end_ids
-        for feedback in words.task.feedbacks(words.longest, attempts)
-    )
+
+    def longest(messages: list[Message]) -> int:
+        return max(
+            len(run.chat.after_attempt([*opening, {"role": "assistant", "content": "?"}, message], end_id))
+            for end_id in run.chat.end_ids
+            for message in messages
+        )
+
+    behind_attempts, behind_reflections = words.messages(run.settings, attempts)
+    if not behind_reflections:
+        return longest(behind_attempts)
+    return longest(behind_attempts) + run.settings.reflection.max_tokens + longest(behind_reflections)
 
 
 def _context_errors(config: DictConfig) -> Iterator[str]:

@@ -26,6 +26,7 @@ from multi_attempt.budget import draw_attempts
 from multi_attempt.config import TaskSettings, load_settings
 from multi_attempt.dialogue import Response, play
 from multi_attempt.episode import Episode, StopReason, Transcript
+from multi_attempt.reflection import Critic
 from multi_attempt.tasks import Message, Verdict
 from multi_attempt.tasks.load import Tasks
 from multi_attempt.turns import ChatTemplate
@@ -106,6 +107,7 @@ class _Shared:
     config: DictConfig
     settings: TaskSettings
     tasks: Tasks
+    critic: Critic | None
     chat: ChatTemplate
     context: int
     request_parameters: dict[str, Any]
@@ -126,11 +128,8 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         if cls._shared is None or cls._shared.config is not self.config:
             cls._shared = self._share()
         shared = cls._shared
-        self._settings, self._tasks, self._request_parameters = (
-            shared.settings,
-            shared.tasks,
-            shared.request_parameters,
-        )
+        self._settings, self._tasks, self._critic = shared.settings, shared.tasks, shared.critic
+        self._request_parameters = shared.request_parameters
         self.chat, self.context = shared.chat, shared.context
         self._response_length: int = self.rollout_config.response_length
         self.prompt_length: int = self.rollout_config.prompt_length
@@ -142,7 +141,8 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         chat = chat_template(self.config, self.tokenizer)
         asynchronous = self.config.trainer.v1.trainer_mode != NAME
         parameters = request_parameters(self.rollout_config.name, chat.end_ids, may_abort=asynchronous)
-        return _Shared(self.config, settings, tasks, chat, context_length(self.config), parameters)
+        critic = settings.make_critic()
+        return _Shared(self.config, settings, tasks, critic, chat, context_length(self.config), parameters)
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         """Run the episode of one dataset row.
@@ -183,8 +183,14 @@ class MultiAttemptAgentLoop(AgentLoopBase):
     async def _play(self, rollout: _Rollout, row: dict[str, Any], sampling_params: dict[str, Any]) -> None:
         """Play the episode to its end."""
         asked = self._tasks.read({**row, "prompt": row["raw_prompt"]})
-        blind = self._settings.tell == "blind"
-        rollout.episode = episode = Episode(asked.task, asked.row, rollout.transcript.budget, blind=blind)
+        settings = self._settings
+        rollout.episode = episode = Episode(
+            asked.task,
+            asked.row,
+            rollout.transcript.budget,
+            blind=settings.tell == "blind",
+            reflects=settings.reflect == "self",
+        )
         rollout.transcript = episode.transcript
 
         async def judge(response: str) -> Verdict:
@@ -196,7 +202,9 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             _VerlStream(self, rollout, sampling_params),
             judge=judge,
             room=self._response_length,
-            max_tokens_per_attempt=self._settings.max_tokens_per_attempt,
+            max_tokens_per_attempt=settings.max_tokens_per_attempt,
+            max_tokens_per_reflection=settings.reflection.max_tokens,
+            critic=self._critic,
         )
 
     async def generate(self, request_id: str, ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
