@@ -195,7 +195,7 @@ async def test_feedback_takes_the_role_and_the_wording_of_the_prompt_set(
     config: DictConfig, play: Play, server: FakeServer
 ) -> None:
     config.multi_attempt.prompts = "boxed"
-    config.multi_attempt.feedback = ["verdict", "question", "attempts_left"]
+    config.multi_attempt.feedback = ["verdict", "attempts_left", "question"]
     config.data.max_response_length = 1000
     server.script = [WRONG, RIGHT]
     output = await play(attempts=2)
