@@ -257,7 +257,7 @@ def test_more_attempts_protocols_and_models_may_join_a_run(tmp_path: Path) -> No
         ({"seed": 1}, "seed = 0, not 1"),
         ({"max_response_length": 999}, "max_response_length = 1000, not 999"),
         ({"max_tokens_per_attempt": 48}, "max_tokens_per_attempt = None, not 48"),
-        ({"feedback": ["verdict", "question"]}, "feedback = None, not ['verdict', 'question']"),
+        ({"feedback": ["verdict", "question"]}, r"feedback = None, not \['verdict', 'question'\]"),
         ({"prompts": load_prompt_set("toy_untold")}, "prompts = .*'toy'.*, not .*'toy_untold'"),
         ({"policies": Policies(any_order=False)}, "policies = .*'any_order': True.*, not .*'any_order': False"),
         ({"template_kwargs": {"enable_thinking": False}}, "template_kwargs = {}, not {'enable_thinking': False}"),

@@ -328,7 +328,7 @@ def test_the_command_asks_as_the_file_beside_the_tokenizer_says(
     assert retry.count(b"2+2=?") == 2
     said = capsys.readouterr().err
     assert (
-        f"settings: prompt set toy, feedback repeats the question, at most 300 tokens a dialogue (from {path}, but"
+        f"settings: prompt set toy, feedback of verdict, question, at most 300 tokens a dialogue (from {path}, but"
         in said
     )
     figures = json.loads((tmp_path / "run" / "eval.json").read_text())

@@ -94,7 +94,7 @@ def test_models_that_were_trained_differently_are_compared_only_where_flags_say_
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    prompts = replace(load_prompt_set("toy"), feedback="No. ($n)")
+    prompts = replace(load_prompt_set("toy"), verdict="No.")
     write(other, replace(TRAINED, prompts=prompts, max_response_length=100, policies=Policies(any_order=False)))
     message = (
         r"one and two were trained with different settings.*: --prompts \(feedback is 'Wrong. \(\$n\)' and "
@@ -166,7 +166,7 @@ def test_settings_in_words_say_what_is_not_as_usual() -> None:
         chat_template="{{ messages }}",
     )
     assert in_words(unusual.to_dict()) == (
-        "prompt set toy, feedback by the system, feedback repeats the question, as many tokens as the context holds, "
+        "prompt set toy, feedback by the system, feedback of verdict, question, as many tokens as the context holds, "
         "at most 9 tokens an attempt, a chat template of its own, enable_thinking=false, any_order=false"
     )
 
