@@ -97,8 +97,7 @@ def test_models_that_were_trained_differently_are_compared_only_where_flags_say_
     prompts = replace(load_prompt_set("toy"), verdict="No.")
     write(other, replace(TRAINED, prompts=prompts, max_response_length=100, policies=Policies(any_order=False)))
     message = (
-        r"one and two were trained with different settings.*: --prompts \(feedback is 'Wrong. \(\$n\)' and "
-        r"'No. \(\$n\)'\); "
+        r"one and two were trained with different settings.*: --prompts \(verdict is 'Wrong.' and 'No.'\); "
         r"--max-response-length \(384 and 100\); --policy \(any_order is True and False\)"
     )
     with pytest.raises(ValueError, match=message):
@@ -111,7 +110,7 @@ def test_models_that_were_trained_differently_are_compared_only_where_flags_say_
     ("flags", "message"),
     [
         ("--prompts papers", "papers"),
-        ("--policy order=true", r"--policy = 'order=true': there is no 'order'; the policies are rounded_digits, "),
+        ("--policy order=true", r"--policy = 'order=true': there is no 'order'; there are rounded_digits, "),
         ("--policy any_order=1", "--policy = 'any_order=1': write a value like the default, any_order=true"),
         ("--template-kwargs thinking", "--template-kwargs = 'thinking': write KEY=JSON"),
         ("--template-kwargs thinking=yes", "--template-kwargs = 'thinking=yes': write KEY=JSON"),

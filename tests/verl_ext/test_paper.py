@@ -57,13 +57,17 @@ def settings() -> Iterator[tuple[str, dict[str, str]]]:
         yield row["key"].strip("`"), row
 
 
+_NOWHERE = "(there is no such key)"
+
+
 def configured(where: str, config: str | None = None) -> Any:
     """The value of a key, before which the page may name a config or an override."""
     *before, key = where.split()
     overrides = [word for word in before if "=" in word]
     names = [word for word in before if "=" not in word]
     composed = _composed(config or (names or [_CONFIG])[0], *overrides)
-    found = OmegaConf.select(composed, key, throw_on_missing=True)
+    found = OmegaConf.select(composed, key, throw_on_missing=True, default=_NOWHERE)
+    assert found != _NOWHERE, key
     return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
 
 
@@ -75,7 +79,6 @@ def _composed(config: str, *overrides: str) -> DictConfig:
 @pytest.mark.parametrize(("key", "row"), list(settings()), ids=[key for key, _ in settings()])
 def test_settings_are_those_of_the_page(key: str, row: dict[str, str]) -> None:
     found = configured(key)
-    assert found is not None
     assert found == value(row["ours"])
     if row["published"]:
         assert configured(key, "published") == value(row["published"]) != found
