@@ -57,9 +57,13 @@ class _Packed:
         graded = episode["attempts"]
         attempts: list[dict[str, Any]] = []
         told: list[list[Any]] = []
+        reflected = {each["attempt"] for each in episode.get("reflections", ()) if each["by"] == "self"}
         for message in episode["messages"]:
-            if message["role"] != "assistant":
-                told.append([message["role"], self._number(message["content"])])
+            own = message["role"] == "assistant"
+            if not own or len(attempts) in reflected:
+                role = "reflection" if own else message["role"]
+                told.append([role, self._number(message["content"])])
+                reflected -= {len(attempts)} if own else set()
                 continue
             # A response that came before an episode failed may lack a grade.
             attempt = graded[len(attempts)] if len(attempts) < len(graded) else {"answer": None, "tokens": None}

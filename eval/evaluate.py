@@ -453,6 +453,7 @@ def _row(question: Question, episode: Episode, room: int) -> dict[str, Any]:
         "error": transcript.error,
         "messages": episode.messages,
         "attempts": outcomes(attempts),
+        "reflections": [asdict(reflection) for reflection in transcript.reflections],
     }
 
 

@@ -437,3 +437,41 @@ def test_blind_needs_words_for_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no field 'neutral'"):
         Settings(dialogue, ("blind",))
     Settings(dialogue, ("oracle",))
+
+
+# ---- Reflection ----
+
+
+def saying(texts: list[str]) -> Script:
+    """The model says these, one after the other, whatever it is asked."""
+    return lambda question, budget, number, request: texts[number - 1]
+
+
+def test_a_reflection_stands_between_attempts_and_is_none_of_them(tmp_path: Path) -> None:
+    # Every second text of the model is a reflection, with a box or without.
+    says = [box(5), f"I added one. {box(4)}", box(6), "Hm.", box(4)]
+    entry = run(saying(says), tmp_path, "oracle", reflect="self", attempts=3)
+    assert accuracy(entry, "oracle") == [0.0, 0.0, 1.0]
+    [row] = [row for row in episodes(tmp_path) if row["id"] == "a" and row["budget"] == 3]
+    assert [attempt["answer"] for attempt in row["attempts"]] == ["5", "6", "4"]
+    assert [(each["attempt"], each["by"], each["text"]) for each in row["reflections"]] == [
+        (1, "self", says[1]),
+        (2, "self", says[3]),
+    ]
+    told = [message["content"] for message in row["messages"] if message["role"] == "user"]
+    assert told == ["a (3)", "Wrong. (2) Why?", "Now.", "Wrong. (1) Why?", "Now."]
+
+
+def test_a_reflection_that_is_cut_ends_nothing(tmp_path: Path) -> None:
+    says = [box(5), "It is because...", box(4)]
+    entry = run(saying(says), tmp_path, "oracle", reflect="self", attempts=2)
+    assert accuracy(entry, "oracle") == [0.0, 1.0]
+
+
+def test_words_that_the_prompt_set_lacks_are_an_error_before_anything_is_asked(tmp_path: Path) -> None:
+    bare = replace(load_prompt_set("toy"), retry="")
+    with pytest.raises(ValueError, match="no fields 'reflect' and 'retry'"):
+        run(solved_at({}), tmp_path, "oracle", reflect="self", prompts=bare)
+    unworded = replace(load_prompt_set("toy"), ruled_out="")
+    with pytest.raises(ValueError, match="prompt set 'toy' has no words for ruled_out; give it the field ruled_out"):
+        run(solved_at({}), tmp_path, "oracle", prompts=unworded, feedback=["verdict", "ruled_out"])

@@ -614,6 +614,63 @@ def test_without_a_cap_an_attempt_needs_a_token(run: DictConfig) -> None:
     assert_tells(only_error(run), "data.max_response_length = 124", "at least 125")
 
 
+def test_what_is_said_between_attempts_counts_at_its_longest(run: DictConfig) -> None:
+    run.actor_rollout_ref.rollout.max_model_len = 1024
+    run.multi_attempt.update(feedback=["verdict", "ruled_out"], ruled_out_length=10)
+    # "Wrong." and what the template puts around it is 26; " Not ." is 6, four answers of 10 with ", " between are 46.
+    run.data.max_response_length = 5 * 48 + 4 * (26 + 6 + 46)
+    check(run)
+    run.data.max_response_length -= 1
+    assert_tells(only_error(run), "data.max_response_length = 551", "78 tokens of feedback", "at least 552")
+
+
+def test_a_reflection_counts_with_all_its_tokens(run: DictConfig) -> None:
+    run.actor_rollout_ref.rollout.max_model_len = 1024
+    run.multi_attempt.reflect = "self"
+    run.multi_attempt.reflection.max_tokens = 20
+    # "Wrong. (n) Why?" is 35, the reflection 20, the token that closes it, and "Now." 24.
+    run.data.max_response_length = 5 * 48 + 4 * (35 + 20 + 24)
+    check(run)
+    run.data.max_response_length -= 1
+    assert_tells(only_error(run), "at least 556", "multi_attempt.reflection.max_tokens = 20")
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (
+            {"feedback": ["verdict", "score"]},
+            ["feedback = ['verdict', 'score']", "score: the task 'math' cannot say that"],
+        ),
+        ({"feedback": ["ruled_out"]}, ["none of these parts always says something", "verdict"]),
+        ({"feedback": ["verdict", "hint"]}, ["there is no part 'hint'", "ruled_out"]),
+        ({"prompts": "BARE", "tell": "blind"}, ["tell = blind", "has no field 'neutral'"]),
+        ({"prompts": "BARE", "reflect": "self"}, ["reflect = self", "no fields 'reflect' and 'retry'"]),
+        (
+            {"prompts": "BARE", "feedback": ["verdict", "attempts_left"]},
+            ["no words for attempts_left", "give it the field"],
+        ),
+    ],
+)
+def test_what_cannot_be_said_is_an_error(
+    run: DictConfig, tmp_path: Path, settings: dict[str, Any], parts: list[str]
+) -> None:
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("{system: '', user: '$question ($n)', verdict: 'Wrong.'}")
+    run.multi_attempt.update({name: str(bare) if value == "BARE" else value for name, value in settings.items()})
+    assert_tells(only_error(run), *parts)
+
+
+def test_a_judge_that_does_not_answer_is_an_error(run: DictConfig) -> None:
+    run.actor_rollout_ref.rollout.max_model_len = 1024
+    run.data.max_response_length = 512
+    run.multi_attempt.reflect = "judge"
+    run.multi_attempt.reflection.length = 10
+    assert_tells(only_error(run), "multi_attempt.reflection.model is empty")
+    run.multi_attempt.reflection.update(model="m", url="http://localhost:9/v1", retries=0, timeout=5.0)
+    assert_tells(only_error(run), "multi_attempt.reflection: the judge said nothing", "Connection error")
+
+
 # ---- The model's dialogues ----
 
 
