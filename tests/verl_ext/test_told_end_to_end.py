@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from fake_server import FakeServer, serving
 from runs import json_lines
-from training_run import TrainingRun, make_toy
+from training_run import TrainingRun
+
+from multi_attempt.toy.build import build_toy
+from multi_attempt.toy.settings import ToySettings
 
 pytestmark = pytest.mark.engine
 
@@ -26,10 +29,12 @@ def judge() -> Iterator[FakeServer]:
 
 def train(folder: Path, *settings: str) -> tuple[dict[int, dict[str, Any]], list[str]]:
     """Metrics by step, and the episodes' responses."""
-    make_toy(folder, tied=True)
+    # A model that ends its attempts; most of them are wrong.
+    build_toy(folder, train_questions=128, heldout_questions=8, settings=ToySettings(steps=120))
     rollouts = folder / "rollouts"
     steps = [f"trainer.total_training_steps={STEPS}", "trainer.save_freq=-1", f"trainer.test_freq={STEPS}"]
     common = ["trainer.critic_warmup=0", "actor_rollout_ref.actor.ppo_mini_batch_size=8", *steps]
+    common += ["multi_attempt.max_attempts=3", "multi_attempt.max_tokens_per_attempt=40"]
     kept = f"trainer.rollout_data_dir={rollouts}"
     with TrainingRun(folder, folder / "checkpoints", folder, [kept, *common, *settings]) as run:
         run.start()
@@ -38,7 +43,7 @@ def train(folder: Path, *settings: str) -> tuple[dict[int, dict[str, Any]], list
     assert set(found) == set(range(1, STEPS + 1))
     for data in found.values():
         assert data["multi_attempt/episode_errors"] == 0
-        assert data[CORRELATION] > 0.9999
+        assert data[CORRELATION] > 0.999
     return found, [row["output"] for step in found for row in json_lines(rollouts / f"{step}.jsonl")]
 
 
@@ -52,9 +57,8 @@ def test_every_part_and_reflections_are_trained_with(tmp_path: Path) -> None:
         "multi_attempt.reflection.max_tokens=8",
         "multi_attempt.reward.repeat=0.1",
         "multi_attempt.reward.repeat_share=0.1",
-        "multi_attempt.max_tokens_per_attempt=16",
-        "data.max_response_length=768",
-        "actor_rollout_ref.rollout.max_model_len=1024",
+        "data.max_response_length=512",
+        "actor_rollout_ref.rollout.max_model_len=640",
     )
     assert any("Wrong. " in text and "(!) Why?" in text and "Now." in text for text in responses)
     assert all(1 <= data["multi_attempt/tokens_per_reflection"] <= 8 for data in steps.values())
@@ -68,7 +72,6 @@ def test_blind_episodes_with_a_critique_are_trained_on(tmp_path: Path, judge: Fa
         f"multi_attempt.reflection.url={judge.url}",
         "multi_attempt.reflection.model=m",
         "multi_attempt.reflection.length=20",
-        "multi_attempt.max_tokens_per_attempt=16",
     )
     assert any("Again. (1)\nLook at the ones." in text for text in responses)
     assert not any("Wrong" in text for text in responses)
