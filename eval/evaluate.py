@@ -30,7 +30,7 @@ from multi_attempt.evaluation.engines import (
     weights_digest,
 )
 from multi_attempt.evaluation.figures import model_figures
-from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Rules, Same
+from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Rules
 from multi_attempt.evaluation.records import Place, Records, outcomes
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.reflection import longest_messages
@@ -236,9 +236,10 @@ class _Work:
         """A question with its task."""
         return self._asked[question.benchmark, question.id]
 
-    def same(self, benchmark: str, id: str) -> Same:
-        """What makes two answers to a question the same."""
-        return self._asked[benchmark, id].task.same
+    def rules_of(self, benchmark: str, id: str) -> Rules:
+        """The rules of a question, of whose answers its task says which are the same."""
+        task = self._asked[benchmark, id].task
+        return replace(self.rules, same=task.same, repeats=task.repeats)
 
     def episode(self, question: Question, attempts: int, *, blind: bool = False) -> Episode:
         """An episode that has not begun."""
@@ -480,7 +481,7 @@ def _figures(partners: Mapping[Model, Partner], work: _Work, records: Records) -
                 "path": model.path,
                 "architecture": vocabulary and {name: vocabulary.config.get(name) for name in _ARCHITECTURE},
                 "failed": missing,
-                **model_figures(places, settings.protocols, work.rules, work.same),
+                **model_figures(places, settings.protocols, settings.attempts, work.rules_of),
             }
         )
     return {

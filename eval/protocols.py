@@ -88,11 +88,13 @@ class Scored(NamedTuple):
         score: from 0 to 1.
         runs: the attempts of each of its episodes, as far as they count for k.
         truncated: for each episode, whether a length limit ended it.
+        repeats: whether an answer repeats an earlier one.
     """
 
     score: float
     runs: list[Sequence[Outcome]]
     truncated: list[bool]
+    repeats: Same
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,13 @@ class Rules:
         attempts: the greatest number of attempts, K.
         samples: episodes of a kind for each question (dialogues), and fresh samples, of which there are at least K.
         same: whether two answers are the same, for the vote; of one question, as its task sees it.
+        repeats: whether an answer repeats an earlier one, likewise.
     """
 
     attempts: int
     samples: int
     same: Same = operator.eq
+    repeats: Same = operator.eq
 
     @property
     def fresh_samples(self) -> int:
@@ -153,24 +157,32 @@ def _found(episodes: Episodes, kinds: Iterator[Kind]) -> list[Played] | None:
 
 def _oracle(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
     played = _found(episodes, _dialogues("oracle", attempts, rules))
-    return None if played is None else _scored(played, attempts, lambda run: any(attempt.correct for attempt in run))
+    return (
+        None
+        if played is None
+        else _scored(played, attempts, rules, lambda run: any(attempt.correct for attempt in run))
+    )
 
 
 def _single_run(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
     played = _found(episodes, _dialogues("oracle", rules.attempts, rules))
-    return None if played is None else _scored(played, attempts, lambda run: any(attempt.correct for attempt in run))
+    return (
+        None
+        if played is None
+        else _scored(played, attempts, rules, lambda run: any(attempt.correct for attempt in run))
+    )
 
 
 def _blind(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
     played = _found(episodes, _dialogues("blind", attempts, rules))
-    return None if played is None else _scored(played, attempts, lambda run: run[-1].correct)
+    return None if played is None else _scored(played, attempts, rules, lambda run: run[-1].correct)
 
 
-def _scored(played: list[Played], attempts: int, solved: Callable[[Sequence[Outcome]], bool]) -> Scored:
+def _scored(played: list[Played], attempts: int, rules: Rules, solved: Callable[[Sequence[Outcome]], bool]) -> Scored:
     """Dialogues, of which the first ``attempts`` attempts count."""
     runs: list[Sequence[Outcome]] = [episode.attempts[:attempts] for episode in played]
     cut = [episode.truncated and len(run) == len(episode.attempts) for episode, run in zip(played, runs, strict=True)]
-    return Scored(fmean(map(solved, runs)), runs, cut)
+    return Scored(fmean(map(solved, runs)), runs, cut, rules.repeats)
 
 
 def _independent(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
@@ -180,7 +192,7 @@ def _independent(episodes: Episodes, attempts: int, rules: Rules) -> Scored | No
         return None
     wrong = sum(not sample.correct for sample in samples)
     passed = 1 - math.comb(wrong, attempts) / math.comb(len(samples), attempts)
-    return _sampled(passed, samples)
+    return _sampled(passed, samples, rules)
 
 
 def _majority(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
@@ -195,7 +207,7 @@ def _majority(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
     voted = fmean(
         _vote([(classes[i], samples[i].correct) for i in chosen]) for chosen in _subsets(len(samples), attempts)
     )
-    return _sampled(voted, samples)
+    return _sampled(voted, samples, rules)
 
 
 def _within_budget(episodes: Episodes, attempts: int, rules: Rules) -> list[Outcome] | None:
@@ -214,8 +226,8 @@ def _cut(sample: Outcome, limit: int) -> Outcome:
     return Outcome(answer=None, correct=False, well_formed=False, repeated=False, truncated=True, tokens=limit)
 
 
-def _sampled(score: float, samples: list[Outcome]) -> Scored:
-    return Scored(score, [[sample] for sample in samples], [sample.truncated for sample in samples])
+def _sampled(score: float, samples: list[Outcome], rules: Rules) -> Scored:
+    return Scored(score, [[sample] for sample in samples], [sample.truncated for sample in samples], rules.repeats)
 
 
 def _classes(samples: Sequence[Outcome], same: Same) -> list[int | None]:

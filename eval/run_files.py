@@ -231,7 +231,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         raise root["protocols"].error("at least one protocol")
     _names(root["models"])
     for model in root["models"]:
-        _check_model(model, list(root["protocols"].value), benchmarks, len(attempts))
+        _check_model(model, list(root["protocols"].value), benchmarks, attempts)
     return {**root.value, "settings": settings}
 
 
@@ -372,7 +372,7 @@ def _settings(settings: _Node) -> dict[str, Any] | None:
         raise settings.error(f"what a model was asked with ({error})") from error
 
 
-def _check_model(model: _Node, protocols: list[str], benchmarks: list[str], count: int) -> None:
+def _check_model(model: _Node, protocols: list[str], benchmarks: list[str], attempts: list[int]) -> None:
     model["architecture"].get(dict, or_null=True)
     model["failed"].get(int)
     if not model["results"].get(dict):
@@ -383,16 +383,17 @@ def _check_model(model: _Node, protocols: list[str], benchmarks: list[str], coun
         if set(results["benchmarks"].get(dict)) != set(benchmarks):
             raise results["benchmarks"].error(f"an entry for each of 'benchmarks', that is {benchmarks}")
         for _, figures in results["benchmarks"].items():
-            _check_figures(figures, count)
+            _check_figures(figures, attempts)
         for name in ("macro", "weighted"):
-            _check_figures(results[name], count)
+            _check_figures(results[name], attempts)
     for _, by_benchmark in model["scores"].items():
         for _, by_question in by_benchmark.items():
             for _, scores in by_question.items():
-                scores.numbers(count, most=1)
+                scores.numbers(len(attempts), most=1)
 
 
-def _check_figures(figures: _Node, count: int) -> None:
+def _check_figures(figures: _Node, attempts: list[int]) -> None:
+    count = len(attempts)
     for name in ("questions", "failed"):
         figures[name].get(int)
     for name in ("accuracy", "low", "high"):
@@ -402,6 +403,9 @@ def _check_figures(figures: _Node, count: int) -> None:
         figures["failed_by_attempts"].numbers(count)
     for _, values in figures["measures"].items():
         values.numbers(count)
+    if "by_attempt" in figures.value:  # nor this
+        for _, values in figures["by_attempt"].items():
+            values.numbers(attempts[-1])
 
 
 def _check_ended(episode: _Node, key: EpisodeKey) -> None:

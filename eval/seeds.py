@@ -133,10 +133,14 @@ def _figures(seeds: Sequence[Sequence[_Figures]], weights: Sequence[float]) -> d
         return [None if np.isnan(column).any() else estimate(column.tolist()) for column in means.T]
 
     least, most = estimates(lambda figures: interval_of(figures).value), estimates(lambda one: interval_of(one).most)
-    measures = {}
-    for name in seeds[0][0]["measures"]:
-        measured = np.ma.masked_invalid(table(lambda figures, name=name: figures["measures"][name]))  # type: ignore[misc]
-        measures[name] = np.ma.average(measured, axis=1, weights=weights).mean(axis=0).tolist()  # None where masked
+
+    def means(of: str) -> dict[str, Any]:
+        found = {}
+        for name in seeds[0][0].get(of, ()):  # evaluations of earlier versions have no by_attempt
+            measured = np.ma.masked_invalid(table(lambda figures, name=name: figures[of][name]))  # type: ignore[misc]
+            found[name] = np.ma.average(measured, axis=1, weights=weights).mean(axis=0).tolist()  # None where masked
+        return found
+
     return {
         "questions": sum(figures["questions"] for figures in seeds[0]),
         "failed": sum(figures["failed"] for seed in seeds for figures in seed),
@@ -148,7 +152,8 @@ def _figures(seeds: Sequence[Sequence[_Figures]], weights: Sequence[float]) -> d
         "accuracy_at_most": [found and found.value for found in most],
         "low": [found and _share(found.low) for found in least],
         "high": [found and _share(found.high) for found in most],
-        "measures": measures,
+        "measures": means("measures"),
+        "by_attempt": means("by_attempt"),
     }
 
 

@@ -17,9 +17,12 @@ from multi_attempt.evaluation.statistics import MACRO, WEIGHTED, Interval, diffe
 MEASURES = {
     "first_attempt_accuracy": ("right at the first attempt, %", 100),
     "right_after_wrong": ("right after a wrong attempt, %", 100),
-    "other_after_wrong": ("wrong in another way after a wrong attempt, %", 100),
+    "same_after_wrong": ("the same wrong answer after a wrong attempt, %", 100),
+    "other_after_wrong": ("another wrong answer after a wrong attempt, %", 100),
+    "none_after_wrong": ("no answer after a wrong attempt, %", 100),
+    "changed_after_wrong": ("changed, to right or wrong, after a wrong attempt, %", 100),
     "wrong_after_right": ("wrong after a right attempt, %", 100),
-    "repeat_rate": ("attempts that repeat a wrong answer, %", 100),
+    "repeat_rate": ("attempts that repeat any earlier wrong answer, %", 100),
     "format_rate": ("attempts in the format asked for, %", 100),
     "truncation_rate": ("episodes cut by a length limit, %", 100),
     "attempts_used": ("attempts used", 1),
@@ -54,12 +57,13 @@ class Group(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table with a column for each number of attempts."""
+    """A table with a column for each number of attempts; ``heading`` says of what attempts."""
 
     title: str
     note: str
     columns: list[int]
     groups: list[Group]
+    heading: str = "attempts allowed"
 
 
 class ProtocolTables(NamedTuple):
@@ -166,7 +170,25 @@ def _differences(evaluation: Mapping[str, Any], protocol: str, models: Sequence[
 def _measures(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     key = benchmark_groups(evaluation)[0][0]
     figures = {model["name"]: figures_of(model, protocol, key) for model in models}
-    measures = {name: found["measures"] for name, found in figures.items()}
+    of = "Mean of benchmarks, by" if key == MACRO else "By"
+    failed = {name: interval_of(found).failed for name, found in figures.items()}
+    groups = _measure_groups({name: found["measures"] for name, found in figures.items()}, failed)
+    if groups:
+        note = f"{of} the attempts allowed.{_left_out_note(groups)}"
+        yield Table(f"Measures, {protocol}", note, evaluation["attempts"], groups)
+    most = evaluation["attempts"][-1]
+    # Evaluations of earlier versions have none of these.
+    by_attempt = {name: found.get("by_attempt", {}) for name, found in figures.items()}
+    groups = _measure_groups(by_attempt, {name: [found[-1]] * most for name, found in failed.items()})
+    if groups and most > 1:
+        note = f"{of} the number of the attempt, of {most} allowed.{_left_out_note(groups)}"
+        yield Table(f"Measures by attempt, {protocol}", note, list(range(1, most + 1)), groups, "number of the attempt")
+
+
+def _measure_groups(
+    measures: Mapping[str, Mapping[str, Sequence[float | None]]], failed: Mapping[str, Sequence[int]]
+) -> list[Group]:
+    """A group for each measure, with a row for each model that has it."""
     groups = []
     others = dict.fromkeys(name for found in measures.values() for name in found if name not in MEASURES)
     for name in [*MEASURES, *others]:  # those without words of ours are shown by their names
@@ -175,8 +197,8 @@ def _measures(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Map
             Row(
                 model,
                 [
-                    Cell(_NOTHING if value is None else f"{factor * value:.1f}", _failed_in_words(failed))
-                    for value, failed in zip(found[name], interval_of(figures[model]).failed, strict=True)
+                    Cell(_NOTHING if value is None else f"{factor * value:.1f}", _failed_in_words(lost))
+                    for value, lost in zip(found[name], failed[model], strict=True)
                 ],
             )
             for model, found in measures.items()
@@ -184,11 +206,13 @@ def _measures(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Map
         ]
         if rows:
             groups.append(Group(words, rows))
-    if groups:
-        note = "Mean of benchmarks, by the attempts allowed." if key == MACRO else "By the attempts allowed."
-        if any(cell.interval for group in groups for row in group.rows for cell in row.cells):
-            note += " Questions that failed are left out of a measure, in which those that did not may seem better."
-        yield Table(f"Measures, {protocol}", note, evaluation["attempts"], groups)
+    return groups
+
+
+def _left_out_note(groups: Sequence[Group]) -> str:
+    if not any(cell.interval for group in groups for row in group.rows for cell in row.cells):
+        return ""
+    return " Questions that failed are left out of a measure, in which those that did not may seem better."
 
 
 def _failed(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -258,7 +282,7 @@ def _points(share: float | None) -> str:
 
 
 def _markdown_table(table: Table) -> str:
-    rows = [["", "attempts allowed", *map(str, table.columns)]]
+    rows = [["", table.heading, *map(str, table.columns)]]
     for group in table.groups:
         for index, row in enumerate(group.rows):
             cells = [f"{cell.value} {cell.interval}".strip() for cell in row.cells]
@@ -308,7 +332,7 @@ def _latex_table(section: ProtocolTables, table: Table) -> str:
             "\\resizebox{\\linewidth}{!}{%",
             f"\\begin{{tabular}}{{l{'r' * columns}}}",
             "\\toprule",
-            f"attempts allowed & {' & '.join(map(str, table.columns))} \\\\",
+            f"{table.heading} & {' & '.join(map(str, table.columns))} \\\\",
             *lines,
             "\\bottomrule",
             "\\end{tabular}}",

@@ -60,6 +60,7 @@ def figures(accuracy: Sequence[float | None], failed: int = 0, width: float = 0.
         "measures": {
             "first_attempt_accuracy": [accuracy[0]] * len(accuracy),
             "right_after_wrong": [None, *([0.25] * (len(accuracy) - 1))],
+            "same_after_wrong": [None, *([0.55] * (len(accuracy) - 1))],
             "other_after_wrong": [None, *([0.2] * (len(accuracy) - 1))],
             "wrong_after_right": [None, *([0.1] * (len(accuracy) - 1))],
             "repeat_rate": [None, *([0.5] * (len(accuracy) - 1))],

@@ -98,8 +98,9 @@ def test_blind_says_nothing_of_correctness_and_takes_the_last_answer(tmp_path: P
     assert accuracy(entry, "blind") == [2 / 4, 2 / 4, 2 / 4]
     # Transitions with 3 attempts: a RR RR, b RW WR, c WR RW, d WW WW.
     assert measure(entry, "blind", "wrong_after_right") == [None, 1 / 2, 2 / 4]
-    # Of d's two wrong answers after a wrong one the first is another.
-    assert measure(entry, "blind", "other_after_wrong") == [None, 1 / 2, 1 / 4]
+    # d goes from 5 to 6 and back: another than the one before, which the second time is not new.
+    assert measure(entry, "blind", "other_after_wrong") == [None, 1 / 2, 2 / 4]
+    assert measure(entry, "blind", "repeat_rate") == [None, 0, 2 / 8]
     assert measure(entry, "blind", "right_after_wrong") == [None, 1 / 2, 2 / 4]
     assert measure(entry, "blind", "attempts_used") == [1, 2, 3]
     feedback = {message["content"] for dialogue in engine.told for message in dialogue if message["role"] == "user"}
@@ -109,6 +110,27 @@ def test_blind_says_nothing_of_correctness_and_takes_the_last_answer(tmp_path: P
         question: [d[2]["content"] for d in engine.told if d[0]["content"] == f"{question} (2)"] for question in says
     }
     assert len({tuple(texts) for texts in told.values()}) == 1
+
+
+def test_what_follows_a_wrong_attempt_is_shared_out_whole(tmp_path: Path) -> None:
+    says = {"a": [5, 5, 6, 4], "b": [5, None, None, 7], "c": [5, 6, 5, 5], "d": [4, 4, 4, 5]}
+
+    def script(question: str, budget: int, attempt: int, request: Request) -> str:
+        answer = says[question][attempt - 1]
+        return "no idea" if answer is None else box(answer)
+
+    entry = run(script, tmp_path, "blind", attempts=4)
+    names = [f"{after}_after_wrong" for after in ("right", "same", "other", "none")]
+    # a: same, other, right. b: none, none, other (than none). c: other, other (again), same. d's last is after a right.
+    shares = [measure(entry, "blind", name)[-1] for name in names]
+    assert shares == [1 / 9, 2 / 9, 4 / 9, 2 / 9]
+    assert measure(entry, "blind", "changed_after_wrong")[-1] == 5 / 9
+    assert measure(entry, "blind", "wrong_after_right")[-1] == 1 / 3
+    assert measure(entry, "blind", "repeat_rate")[-1] == 3 / 12
+    by_attempt = entry["results"]["blind"][MACRO]["by_attempt"]
+    assert by_attempt["repeat_rate"] == [None, 1 / 4, 1 / 4, 1 / 4]
+    assert by_attempt["same_after_wrong"] == [None, 1 / 3, 0, 1 / 3]
+    assert by_attempt["changed_after_wrong"] == [None, 1 / 3, 2 / 3, 2 / 3]
 
 
 def test_independent_is_the_share_of_sets_of_k_samples_with_a_right_one(tmp_path: Path) -> None:
