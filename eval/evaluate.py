@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,9 +29,10 @@ from multi_attempt.evaluation.engines import (
     Request,
     weights_digest,
 )
-from multi_attempt.evaluation.figures import model_figures
-from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Rules
+from multi_attempt.evaluation.figures import Benchmarks, model_figures
+from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Played, Rules
 from multi_attempt.evaluation.records import Place, Records, outcomes
+from multi_attempt.evaluation.shuffled import Donor, Donors, Group, ShuffledEpisode, summary
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.reflection import longest_messages
 from multi_attempt.tasks import Task
@@ -247,6 +248,16 @@ class _Work:
         reflects = self.settings.dialogue.reflect == "self"
         return Episode(asked.task, asked.row, attempts, blind=blind, reflects=reflects)
 
+    def shuffled_episode(self, question: Question, attempts: int, donor: Donor | None) -> ShuffledEpisode:
+        """One in which the model is told of a donor's attempts."""
+        asked = self.asked(question)
+        reflects = self.settings.dialogue.reflect == "self"
+        return ShuffledEpisode(asked.task, asked.row, attempts, donor, reflects=reflects)
+
+    def group(self, question: Question) -> Group:
+        """Among which questions one may be told of another's attempts: those of its benchmark and task."""
+        return question.benchmark, self.asked(question).task.name
+
     def longest(self) -> list[Asked[Any]]:
         """For each task its longest question."""
         longest: dict[str, Asked[Any]] = {}
@@ -357,6 +368,15 @@ class _Evaluation:
     records: Records
     failures_in_a_row: int = 0
 
+    def __post_init__(self) -> None:
+        groups: dict[Group, list[str]] = {}
+        for question in self.work.questions:
+            groups.setdefault(self.work.group(question), []).append(question.id)
+        self.donors = Donors(groups, self._played, self.work.settings.seed)
+
+    def _played(self, group: Group, id: str, kind: Kind) -> Played | None:
+        return self.records.played.get(Place(self.model.name, group[0], id, kind))
+
     async def run(self, engine: Engine) -> None:
         """Play what has not been played, or has failed."""
         kinds, questions = self.work.settings.kinds(self.work.rules), self.work.questions
@@ -368,6 +388,7 @@ class _Evaluation:
         ]
         if not places:
             return
+        self._check_donors(place.kind for _, place in places)
         self.work.tasks.warm_up()
         total = len(kinds) * len(questions)
         try:
@@ -375,9 +396,26 @@ class _Evaluation:
                 with tqdm(
                     total=total, initial=total - len(places), desc=f"Evaluating {self.model.name}", unit="episode"
                 ) as bar:
-                    await self._play_all(iter(places), make_stream, bar)
+                    # Feedback that is shuffled comes from dialogues that have ended.
+                    for shuffled in (False, True):
+                        batch = (each for each in places if (each[1].kind.protocol == "shuffled") == shuffled)
+                        await self._play_all(batch, make_stream, bar)
         finally:
             await self.work.tasks.close()
+
+    def _check_donors(self, kinds: Iterable[Kind]) -> None:
+        """Whether the dialogues under oracle that there are have all that feedback is worded from."""
+        if any(kind.protocol == "shuffled" for kind in kinds) and any(
+            attempt.note is None
+            for place, played in self.records.played.items()
+            if place.model == self.model.name and place.kind.protocol == "oracle"
+            for attempt in played.attempts
+        ):
+            raise ValueError(
+                f"--output = {str(self.records.folder)!r} holds dialogues of an earlier version, which did not keep "
+                "all that the protocol shuffled words feedback from; name another folder, or --restart to begin anew "
+                "there"
+            )
 
     async def _play_all(
         self, places: Iterator[tuple[Question, Place]], make_stream: MakeStream, bar: tqdm[Any]
@@ -397,8 +435,15 @@ class _Evaluation:
 
     async def _play(self, question: Question, place: Place, make_stream: MakeStream) -> None:
         settings, kind = self.work.settings, place.kind
-        episode = self.work.episode(question, kind.budget, blind=kind.protocol == "blind")
-        key = f"{settings.seed} {question.benchmark} {question.id} {' '.join(map(str, kind))}"
+        shuffled = kind.protocol == "shuffled"
+        if shuffled:
+            donor = self.donors.of(self.work.group(question), question.id, kind)
+            episode: Episode = self.work.shuffled_episode(question, kind.budget, donor)
+        else:
+            episode = self.work.episode(question, kind.budget, blind=kind.protocol == "blind")
+        # What is shuffled is sampled like its dialogue under oracle, so that they differ by what is told alone.
+        sampled_as = kind._replace(protocol="oracle") if shuffled else kind
+        key = f"{settings.seed} {question.benchmark} {question.id} {' '.join(map(str, sampled_as))}"
         stream = make_stream(Request(settings.temperature_of(kind), key))
         room = settings.dialogue.max_response_length or self.partner.context
         assert room is not None
@@ -435,17 +480,7 @@ class _Evaluation:
 
 def _row(question: Question, episode: Episode, room: int) -> dict[str, Any]:
     transcript = episode.transcript
-    attempts = tuple(
-        Outcome(
-            attempt.answer,
-            attempt.correct,
-            attempt.well_formed,
-            attempt.repeated,
-            attempt.truncated,
-            tokens=attempt.span[1] - attempt.span[0],
-        )
-        for attempt in transcript.attempts
-    )
+    attempts = tuple(map(Outcome.of, transcript.attempts))
     return {
         "question": question.text,
         "gold": question.gold,
@@ -455,6 +490,7 @@ def _row(question: Question, episode: Episode, room: int) -> dict[str, Any]:
         "messages": episode.messages,
         "attempts": outcomes(attempts),
         "reflections": [asdict(reflection) for reflection in transcript.reflections],
+        **({"told": asdict(episode.told)} if isinstance(episode, ShuffledEpisode) else {}),
     }
 
 
@@ -481,6 +517,7 @@ def _figures(partners: Mapping[Model, Partner], work: _Work, records: Records) -
                 "path": model.path,
                 "architecture": vocabulary and {name: vocabulary.config.get(name) for name in _ARCHITECTURE},
                 "failed": missing,
+                **_shuffled(places, settings.protocols),
                 **model_figures(places, settings.protocols, settings.attempts, work.rules_of),
             }
         )
@@ -494,6 +531,12 @@ def _figures(partners: Mapping[Model, Partner], work: _Work, records: Records) -
         "protocols": {name: PROTOCOLS[name].information for name in settings.protocols},
         "models": entries,
     }
+
+
+def _shuffled(places: Benchmarks, protocols: Sequence[str]) -> dict[str, Any]:
+    if "shuffled" not in protocols:
+        return {}
+    return {"shuffled": summary(each for rows in places.values() for found in rows.values() for each in found.values())}
 
 
 # What tells which model a checkpoint was made from.

@@ -39,6 +39,7 @@ PROTOCOL_COLOURS = {
     "oracle": STRONG[0],
     "single-run": STRONG[1],
     "blind": STRONG[2],
+    "shuffled": FAINT,
     "independent": MUTED,
     "majority": STRONG[3],
 }

@@ -4,6 +4,7 @@ They differ in what the model is told, so their figures are never mixed:
 
 - ``oracle``, the paper's, and ``single-run`` tell it after each attempt whether the ground truth calls it right;
 - ``blind`` tells it nothing, and its last answer counts;
+- ``shuffled`` tells it what would be said of another question's attempts, beside that its own was wrong;
 - ``independent`` and ``majority`` ask afresh each time, for as many tokens in all as one dialogue may have.
 """
 
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
+from multi_attempt.tasks import Attempt
+
 SAMPLED = ("independent", "majority")
 """The protocols that draw fresh samples, and need a temperature above 0."""
 
@@ -28,7 +31,7 @@ class Kind(NamedTuple):
     """A kind of episode that a protocol asks for.
 
     Attributes:
-        protocol: whose rules it is played by: ``oracle``, ``blind`` or ``independent``.
+        protocol: whose rules it is played by: ``oracle``, ``blind``, ``shuffled`` or ``independent``.
         budget: the attempts allowed, N.
         sample: the number of the sample, from 0.
     """
@@ -49,6 +52,10 @@ class Outcome:
         repeated: whether its answer is that of an earlier wrong attempt.
         truncated: whether a length limit cut it.
         tokens: how many tokens the model generated.
+        score: of its verdict, as are ``note``, ``method`` and ``reason``: what feedback may be worded from.
+        note: None in episodes of earlier versions, which did not keep these.
+        method: how it was decided.
+        reason: why it could not be decided.
     """
 
     answer: str | None
@@ -57,6 +64,41 @@ class Outcome:
     repeated: bool
     truncated: bool
     tokens: int
+    score: float = 0.0
+    note: str | None = None
+    method: str = ""
+    reason: str = ""
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> Outcome:
+        """What an attempt of an episode came to."""
+        shared = {name: getattr(attempt, name) for name in _OF_ATTEMPT}
+        return cls(**shared, tokens=attempt.span[1] - attempt.span[0])
+
+    def attempt(self) -> Attempt:
+        """The attempt, without the place of its tokens."""
+        shared = {name: getattr(self, name) for name in _OF_ATTEMPT}
+        return Attempt(span=(0, 0), **{**shared, "note": self.note or ""})
+
+
+_OF_ATTEMPT = tuple("answer correct well_formed repeated truncated score note method reason".split())
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a dialogue of the protocol ``shuffled`` was told.
+
+    Attributes:
+        donor: the question whose attempts it was told of; None if there was none, and it was told of its own.
+        attempts: wrong attempts that the donor had to give.
+        messages: of feedback that it got.
+        others: how many of these read otherwise than what its own attempts make.
+    """
+
+    donor: str | None
+    attempts: int
+    messages: int
+    others: int
 
 
 @dataclass(frozen=True)
@@ -67,11 +109,13 @@ class Played:
         attempts: in order.
         truncated: whether a length limit ended it.
         room: tokens that its attempts and the feedback between them could have.
+        told: what it was told, under ``shuffled``.
     """
 
     attempts: tuple[Outcome, ...]
     truncated: bool
     room: int
+    told: Told | None = None
 
 
 Episodes = Mapping[Kind, Played]
@@ -137,13 +181,17 @@ def _dialogues(protocol: str, budget: int, rules: Rules) -> Iterator[Kind]:
     return (Kind(protocol, budget, sample) for sample in range(rules.samples))
 
 
-def _for_each_budget(protocol: str) -> Callable[[Rules], Iterator[Kind]]:
+def _for_each_budget(protocol: str, fewest: int = 1) -> Callable[[Rules], Iterator[Kind]]:
     def kinds(rules: Rules) -> Iterator[Kind]:
         return itertools.chain.from_iterable(
-            _dialogues(protocol, budget, rules) for budget in range(1, rules.attempts + 1)
+            _dialogues(protocol, budget, rules) for budget in range(fewest, rules.attempts + 1)
         )
 
     return kinds
+
+
+def _with_donors(rules: Rules) -> Iterator[Kind]:
+    return itertools.chain(_for_each_budget("oracle")(rules), _for_each_budget("shuffled", fewest=2)(rules))
 
 
 def _fresh(rules: Rules) -> Iterator[Kind]:
@@ -156,30 +204,37 @@ def _found(episodes: Episodes, kinds: Iterator[Kind]) -> list[Played] | None:
 
 
 def _oracle(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
-    played = _found(episodes, _dialogues("oracle", attempts, rules))
-    return (
-        None
-        if played is None
-        else _scored(played, attempts, rules, lambda run: any(attempt.correct for attempt in run))
-    )
+    return _dialogue(episodes, _dialogues("oracle", attempts, rules), attempts, rules, _any_right)
 
 
 def _single_run(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
-    played = _found(episodes, _dialogues("oracle", rules.attempts, rules))
-    return (
-        None
-        if played is None
-        else _scored(played, attempts, rules, lambda run: any(attempt.correct for attempt in run))
-    )
+    return _dialogue(episodes, _dialogues("oracle", rules.attempts, rules), attempts, rules, _any_right)
 
 
 def _blind(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
-    played = _found(episodes, _dialogues("blind", attempts, rules))
-    return None if played is None else _scored(played, attempts, rules, lambda run: run[-1].correct)
+    return _dialogue(episodes, _dialogues("blind", attempts, rules), attempts, rules, lambda run: run[-1].correct)
 
 
-def _scored(played: list[Played], attempts: int, rules: Rules, solved: Callable[[Sequence[Outcome]], bool]) -> Scored:
-    """Dialogues, of which the first ``attempts`` attempts count."""
+def _shuffled(episodes: Episodes, attempts: int, rules: Rules) -> Scored | None:
+    protocol = "shuffled" if attempts > 1 else "oracle"  # with one attempt nothing is told
+    return _dialogue(episodes, _dialogues(protocol, attempts, rules), attempts, rules, _any_right)
+
+
+def _any_right(run: Sequence[Outcome]) -> bool:
+    return any(attempt.correct for attempt in run)
+
+
+def _dialogue(
+    episodes: Episodes,
+    kinds: Iterator[Kind],
+    attempts: int,
+    rules: Rules,
+    solved: Callable[[Sequence[Outcome]], bool],
+) -> Scored | None:
+    """Dialogues, of which the first ``attempts`` attempts count; None if one failed."""
+    played = _found(episodes, kinds)
+    if played is None:
+        return None
     runs: list[Sequence[Outcome]] = [episode.attempts[:attempts] for episode in played]
     cut = [episode.truncated and len(run) == len(episode.attempts) for episode, run in zip(played, runs, strict=True)]
     return Scored(fmean(map(solved, runs)), runs, cut, rules.repeats)
@@ -282,6 +337,13 @@ PROTOCOLS: dict[str, Protocol] = {
         "of them, and its last answer counts (no ground truth).",
         _for_each_budget("blind"),
         _blind,
+    ),
+    "shuffled": Protocol(
+        "As oracle, but what the model is told of its attempts is what would be said of another question's, whose "
+        "dialogue under oracle is played before; attempts left and a repeated question are its own. What oracle solves "
+        "beyond this is what the content of feedback is worth.",
+        _with_donors,
+        _shuffled,
     ),
     "independent": Protocol(
         "k fresh samples that know nothing of each other, of which one must be right (pass@k, unbiased); each may "

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from multi_attempt.evaluation.protocols import Kind, Outcome, Played
+from multi_attempt.evaluation.protocols import Kind, Outcome, Played, Told
 from multi_attempt.evaluation.run_files import (
     EPISODES_FILE,
     EVALUATION_FILE,
@@ -166,7 +166,8 @@ def _note(played: dict[Place, Played], place: Place, row: Mapping[str, Any]) -> 
         played.pop(place, None)
     else:
         attempts = tuple(Outcome(**attempt) for attempt in row["attempts"])
-        played[place] = Played(attempts, truncated=row["stop"] == "truncated", room=row["room"])
+        told = Told(**row["told"]) if "told" in row else None
+        played[place] = Played(attempts, truncated=row["stop"] == "truncated", room=row["room"], told=told)
 
 
 def _write(path: Path, content: Any) -> Path:

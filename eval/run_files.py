@@ -386,6 +386,9 @@ def _check_model(model: _Node, protocols: list[str], benchmarks: list[str], atte
             _check_figures(figures, attempts)
         for name in ("macro", "weighted"):
             _check_figures(results[name], attempts)
+    if "shuffled" in model.value:
+        for name in ("dialogues", "messages", "others", "short", "own"):
+            model["shuffled"][name].get(int)
     for _, by_benchmark in model["scores"].items():
         for _, by_question in by_benchmark.items():
             for _, scores in by_question.items():
@@ -416,6 +419,14 @@ def _check_ended(episode: _Node, key: EpisodeKey) -> None:
     for attempt in episode["attempts"]:
         if attempt["tokens"].get(float) < 0:
             raise attempt["tokens"].error("a number of tokens from 0")
+        if "note" in attempt.value:  # earlier versions have neither this nor the others
+            attempt["score"].get(float)
+            for name in ("note", "method", "reason"):
+                attempt[name].get(str)
+    if "told" in episode.value:  # of the protocol shuffled
+        episode["told"]["donor"].get(str, or_null=True)
+        for name in ("attempts", "messages", "others"):
+            episode["told"][name].get(int)
 
 
 def _check_episode(episode: _Node) -> EpisodeKey:

@@ -73,12 +73,14 @@ class ProtocolTables(NamedTuple):
         protocol: its name.
         information: what the model is told under it, in a sentence.
         failed: sentences on the questions that failed.
+        notes: further sentences.
         tables: accuracy first.
     """
 
     protocol: str
     information: str
     failed: list[str]
+    notes: list[str]
     tables: list[Table]
 
 
@@ -94,7 +96,8 @@ def protocol_tables(evaluation: Mapping[str, Any]) -> list[ProtocolTables]:
             *_differences(evaluation, protocol, models),
             *_measures(evaluation, protocol, models),
         ]
-        sections.append(ProtocolTables(protocol, information, list(_failed(evaluation, protocol, models)), tables))
+        failed, notes = list(_failed(evaluation, protocol, models)), list(_notes(protocol, models))
+        sections.append(ProtocolTables(protocol, information, failed, notes, tables))
     return sections
 
 
@@ -103,7 +106,7 @@ def markdown(sections: Sequence[ProtocolTables]) -> str:
     parts = ["# Evaluation\n"]
     for section in sections:
         parts.append(f"## {_markdown_text(section.protocol)}\n\n{_markdown_text(section.information)}\n")
-        parts += [f"{_markdown_text(sentence)}\n" for sentence in section.failed]
+        parts += [f"{_markdown_text(sentence)}\n" for sentence in (*section.failed, *section.notes)]
         for table in section.tables:
             parts.append(f"### {_markdown_text(table.title)}\n\n{table.note}\n\n{_markdown_table(table)}\n")
     return "\n".join(parts)
@@ -229,6 +232,31 @@ def _failed(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Mappi
             yield f"{model['name']}: questions that failed, {how}: {', '.join(failed)}."
 
 
+def _notes(protocol: str, models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if protocol != "shuffled":
+        return
+    for model in models:
+        told = model.get("shuffled")
+        if told is None:  # an arm of several seeds
+            continue
+        if not told["others"]:
+            yield (
+                f"{model['name']}: none of {told['messages']} messages reads otherwise than its own attempts make it, "
+                "so that shuffled is oracle here. Feedback that says no more than that an attempt was wrong, and how "
+                "many are left, has nothing that could be shuffled."
+            )
+            continue
+        words = f"{told['others']} of {told['messages']} messages read otherwise than its own attempts make them"
+        if told["short"]:
+            words += (
+                f"; {told['short']} of {told['dialogues']} dialogues got more messages than the other question had "
+                "wrong attempts, and the last ones told of all of these again"
+            )
+        if told["own"]:
+            words += f"; {told['own']} had no other question with a wrong attempt, and were told of their own"
+        yield f"{model['name']}: {words}."
+
+
 def interval_of(figures: Mapping[str, Any]) -> Interval:
     """Accuracy with its interval, of figures that may be of an earlier version: it had no ranges."""
     accuracy = figures["accuracy"]
@@ -323,7 +351,7 @@ def _latex_table(section: ProtocolTables, table: Table) -> str:
         lines += ["\\midrule", f"\\multicolumn{{{columns + 1}}}{{l}}{{\\emph{{{_latex_text(group.label)}}}}} \\\\"]
         for row in group.rows:
             lines.append(f"\\quad {_latex_text(row.label)} & {' & '.join(map(_latex_cell, row.cells))} \\\\")
-    caption = " ".join([f"{table.title}.", table.note, section.information, *section.failed])
+    caption = " ".join([f"{table.title}.", table.note, section.information, *section.failed, *section.notes])
     return "\n".join(
         [
             "\\begin{table}",

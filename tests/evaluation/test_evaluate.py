@@ -216,6 +216,11 @@ def test_dialogues_are_greedy_and_fresh_samples_are_not(tmp_path: Path) -> None:
     evaluate([MODEL], ask("a"), settings(*PROTOCOLS, attempts=2), engine, tmp_path)
     temperatures = {request.key.split()[3]: request.temperature for _, request in engine.asked}
     assert temperatures == {"oracle": 0.0, "blind": 0.0, "independent": 1.0}
+    # What is shuffled is sampled as under oracle; all others have seeds of their own.
+    assert sum(request.key.split()[3] == "oracle" for _, request in engine.asked) == 3
+    engine.asked.clear()
+    unshuffled = [name for name in PROTOCOLS if name != "shuffled"]
+    evaluate([MODEL], ask("a"), settings(*unshuffled, attempts=2), engine, tmp_path / "unshuffled")
     seeds = [request.seed(attempt) for _, request in engine.asked for attempt in range(2)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)

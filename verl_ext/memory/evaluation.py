@@ -70,7 +70,7 @@ class Asked:
     def responses(self, kind: Kind, room: float) -> list[tuple[float, float]]:
         """The tokens that a kind's episodes have, of so many as there is room for: shares, and tokens."""
         once, all_of_them = (min(number * self.attempt_tokens, room) for number in (1, kind.budget))
-        if kind.protocol == "oracle":
+        if kind.protocol in ("oracle", "shuffled"):
             return [(self.solved, once), (1 - self.solved, all_of_them)]
         return [(1.0, all_of_them)]
 
