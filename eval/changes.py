@@ -43,9 +43,9 @@ def rates(taken: Sequence[Step]) -> dict[str, float | None]:
     """The shares of steps by what they are; None where there are none to take a share of."""
     after_wrong = [step.after for step in taken if not step.before]
     return {
-        **{f"{after}_after_wrong": _share([each == after for each in after_wrong]) for after in _AFTER},
-        "changed_after_wrong": _share([each in ("right", "other") for each in after_wrong]),
-        "wrong_after_right": _share([step.after != "right" for step in taken if step.before]),
+        **{f"wrong_to_{after}": _share([each == after for each in after_wrong]) for after in _AFTER},
+        "change_rate": _share([each in ("right", "other") for each in after_wrong]),
+        "right_to_wrong": _share([step.after != "right" for step in taken if step.before]),
         "repeat_rate": _share([step.repeated for step in taken]),
     }
 

@@ -116,9 +116,9 @@ def _measured(protocol: str, column: Sequence[Scored | None], attempts: int) -> 
     return {name: value for name, value in measures.items() if name not in left_out}
 
 
-_AFTER_RIGHT = "wrong_after_right"  # only where a dialogue goes on after a right attempt
+_AFTER_RIGHT = "right_to_wrong"  # only where a dialogue goes on after a right attempt
 _OF_DIALOGUES = ("first_attempt_accuracy", *rates([]))
-_BY_ATTEMPT = tuple(name for name in rates([]) if name != "none_after_wrong")
+_BY_ATTEMPT = tuple(name for name in rates([]) if name != "wrong_to_none")
 
 
 def _mean_of(benchmarks: Sequence[_Columns]) -> _Columns:

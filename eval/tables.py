@@ -16,12 +16,12 @@ from multi_attempt.evaluation.statistics import MACRO, WEIGHTED, Interval, diffe
 
 MEASURES = {
     "first_attempt_accuracy": ("right at the first attempt, %", 100),
-    "right_after_wrong": ("right after a wrong attempt, %", 100),
-    "same_after_wrong": ("the same wrong answer after a wrong attempt, %", 100),
-    "other_after_wrong": ("another wrong answer after a wrong attempt, %", 100),
-    "none_after_wrong": ("no answer after a wrong attempt, %", 100),
-    "changed_after_wrong": ("changed, to right or wrong, after a wrong attempt, %", 100),
-    "wrong_after_right": ("wrong after a right attempt, %", 100),
+    "wrong_to_right": ("right after a wrong attempt, %", 100),
+    "wrong_to_same": ("the same wrong answer after a wrong attempt, %", 100),
+    "wrong_to_other": ("another wrong answer after a wrong attempt, %", 100),
+    "wrong_to_none": ("no answer after a wrong attempt, %", 100),
+    "change_rate": ("changed, to right or wrong, after a wrong attempt, %", 100),
+    "right_to_wrong": ("wrong after a right attempt, %", 100),
     "repeat_rate": ("attempts that repeat any earlier wrong answer, %", 100),
     "format_rate": ("attempts in the format asked for, %", 100),
     "truncation_rate": ("episodes cut by a length limit, %", 100),

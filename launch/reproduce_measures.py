@@ -31,9 +31,7 @@ def retries(model: Model, benchmarks: Sequence[str], measure: str, protocol: str
 
 def after_wrong(model: Model, benchmarks: Sequence[str], protocol: str = ORACLE) -> tuple[float, float, float]:
     """Of second attempts after a wrong one, the shares that are right, the same again, and wrong in another way."""
-    right, same = (
-        retries(model, benchmarks, measure, protocol) for measure in ("right_after_wrong", "same_after_wrong")
-    )
+    right, same = (retries(model, benchmarks, measure, protocol) for measure in ("wrong_to_right", "wrong_to_same"))
     return right, same, max(1 - right - same, 0.0)
 
 

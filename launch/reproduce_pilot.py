@@ -70,6 +70,6 @@ def _row(model: Model, kinds: Sequence[str], attempts: Sequence[int]) -> list[st
     shares += [
         at(model, kinds, 2, BLIND),
         *after_wrong(model, kinds),
-        retries(model, kinds, "wrong_after_right", BLIND),
+        retries(model, kinds, "right_to_wrong", BLIND),
     ]
     return [percent(share) for share in shares]

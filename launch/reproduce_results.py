@@ -36,7 +36,7 @@ from multi_attempt.evaluation.run_files import EpisodeKey, read_episodes, read_e
 from multi_attempt.evaluation.seeds import estimate, over_seeds, training_over_seeds
 from multi_attempt.evaluation.tables import markdown, protocol_tables
 
-_RETRIES = {"second att. that repeat": "repeat_rate", "second att. that are right": "right_after_wrong"}
+_RETRIES = {"second att. that repeat": "repeat_rate", "second att. that are right": "wrong_to_right"}
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def _second_attempts_table(evidence: Evidence, kinds: Sequence[str]) -> str:
             [
                 *after_wrong(model, kinds),
                 *after_wrong(model, kinds, BLIND),
-                retries(model, kinds, "wrong_after_right", BLIND),
+                retries(model, kinds, "right_to_wrong", BLIND),
             ]
             for model in models
         ]

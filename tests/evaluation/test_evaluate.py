@@ -59,7 +59,7 @@ def test_oracle_gives_the_accuracies_worked_out_by_hand(tmp_path: Path) -> None:
     assert measure(entry, "oracle", "first_attempt_accuracy") == [1 / 4] * 5
     # With 3 attempts: 1, 2, 3 and 3 are used. Right after wrong: of b's one, c's two and d's two retries, one is.
     assert measure(entry, "oracle", "attempts_used") == [1, 7 / 4, 9 / 4, 11 / 4, 12 / 4]
-    assert measure(entry, "oracle", "right_after_wrong") == [None, 1 / 3, 1 / 5, 2 / 7, 2 / 8]
+    assert measure(entry, "oracle", "wrong_to_right") == [None, 1 / 3, 1 / 5, 2 / 7, 2 / 8]
     # Every wrong answer is 5: with 3 attempts c's two and d's two retries repeat it, and b's does not.
     assert measure(entry, "oracle", "repeat_rate") == [None, 2 / 3, 4 / 5, 5 / 7, 6 / 8]
     tokens = len(box(4))
@@ -97,11 +97,11 @@ def test_blind_says_nothing_of_correctness_and_takes_the_last_answer(tmp_path: P
     entry = figures["models"][0]
     assert accuracy(entry, "blind") == [2 / 4, 2 / 4, 2 / 4]
     # Transitions with 3 attempts: a RR RR, b RW WR, c WR RW, d WW WW.
-    assert measure(entry, "blind", "wrong_after_right") == [None, 1 / 2, 2 / 4]
+    assert measure(entry, "blind", "right_to_wrong") == [None, 1 / 2, 2 / 4]
     # d goes from 5 to 6 and back: another than the one before, which the second time is not new.
-    assert measure(entry, "blind", "other_after_wrong") == [None, 1 / 2, 2 / 4]
+    assert measure(entry, "blind", "wrong_to_other") == [None, 1 / 2, 2 / 4]
     assert measure(entry, "blind", "repeat_rate") == [None, 0, 2 / 8]
-    assert measure(entry, "blind", "right_after_wrong") == [None, 1 / 2, 2 / 4]
+    assert measure(entry, "blind", "wrong_to_right") == [None, 1 / 2, 2 / 4]
     assert measure(entry, "blind", "attempts_used") == [1, 2, 3]
     feedback = {message["content"] for dialogue in engine.told for message in dialogue if message["role"] == "user"}
     assert not [text for text in feedback if "rong" in text]
@@ -120,17 +120,17 @@ def test_what_follows_a_wrong_attempt_is_shared_out_whole(tmp_path: Path) -> Non
         return "no idea" if answer is None else box(answer)
 
     entry = run(script, tmp_path, "blind", attempts=4)
-    names = [f"{after}_after_wrong" for after in ("right", "same", "other", "none")]
+    names = [f"wrong_to_{after}" for after in ("right", "same", "other", "none")]
     # a: same, other, right. b: none, none, other (than none). c: other, other (again), same. d's last is after a right.
     shares = [measure(entry, "blind", name)[-1] for name in names]
     assert shares == [1 / 9, 2 / 9, 4 / 9, 2 / 9]
-    assert measure(entry, "blind", "changed_after_wrong")[-1] == 5 / 9
-    assert measure(entry, "blind", "wrong_after_right")[-1] == 1 / 3
+    assert measure(entry, "blind", "change_rate")[-1] == 5 / 9
+    assert measure(entry, "blind", "right_to_wrong")[-1] == 1 / 3
     assert measure(entry, "blind", "repeat_rate")[-1] == 3 / 12
     by_attempt = entry["results"]["blind"][MACRO]["by_attempt"]
     assert by_attempt["repeat_rate"] == [None, 1 / 4, 1 / 4, 1 / 4]
-    assert by_attempt["same_after_wrong"] == [None, 1 / 3, 0, 1 / 3]
-    assert by_attempt["changed_after_wrong"] == [None, 1 / 3, 2 / 3, 2 / 3]
+    assert by_attempt["wrong_to_same"] == [None, 1 / 3, 0, 1 / 3]
+    assert by_attempt["change_rate"] == [None, 1 / 3, 2 / 3, 2 / 3]
 
 
 def test_independent_is_the_share_of_sets_of_k_samples_with_a_right_one(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_what_a_seed_did_not_measure_is_missing_from_accuracies_and_left_out_of_
     assert found["accuracy"] == pytest.approx([0.5, None])
     assert (found["low"][1], found["high"][1]) == (None, None)
     # No attempt was wrong before the first.
-    assert found["measures"]["right_after_wrong"] == pytest.approx([None, 0.25])
+    assert found["measures"]["wrong_to_right"] == pytest.approx([None, 0.25])
 
 
 def test_intervals_stay_shares() -> None:
