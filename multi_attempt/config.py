@@ -10,6 +10,7 @@ from typing import Any, Optional
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from multi_attempt.credit import CreditSettings
 from multi_attempt.prompts import FEEDBACK_ROLES, PromptSet, load_prompt_set
 from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings
 from multi_attempt.rewards import RewardRule
@@ -78,6 +79,7 @@ class TaskSettings:
         ruled_out_length: characters of an answer in the part ``ruled_out``; longer ones are cut.
         max_tokens_per_attempt: tokens that one attempt may have; null for all that are left of the response.
         reward: see :class:`multi_attempt.rewards.RewardRule`.
+        credit: see :class:`multi_attempt.credit.CreditSettings`.
         keep_best: whether the model that validates best is kept beside the checkpoints.
         poll_interval: seconds between the trainer's looks at which episodes are finished.
         stall_timeout: seconds after which a run that does nothing but wait is ended; a rollout has its own time-out.
@@ -97,6 +99,7 @@ class TaskSettings:
     reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
     max_tokens_per_attempt: Optional[int] = None  # noqa: UP045
     reward: RewardRule = field(default_factory=RewardRule)
+    credit: CreditSettings = field(default_factory=CreditSettings)
     grader: GraderSettings = field(default_factory=GraderSettings)
     episode: EpisodeSettings = field(default_factory=EpisodeSettings)
     guard: GuardSettings = field(default_factory=GuardSettings)
@@ -185,7 +188,7 @@ def load_settings(node: Mapping[str, Any] | None) -> TaskSettings:
         values: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
         if not isinstance(values, Mapping):
             raise ValueError(f"multi_attempt = {values!r} must be a mapping")
-        for name in ("tasks", "reward", "reflection", "grader", "episode", "guard"):
+        for name in ("tasks", "reward", "credit", "reflection", "grader", "episode", "guard"):
             if not isinstance(values.get(name, {}), Mapping):
                 raise ValueError(f"multi_attempt.{name} = {values[name]!r} must be a mapping")
         if not isinstance(values.get("feedback"), list | None):

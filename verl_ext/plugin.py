@@ -1,7 +1,7 @@
 """What verl loads: the entry point ``multi_attempt`` of the group ``verl.plugins``.
 
 verl imports this module in the driver and in every Ray worker, and the import registers the agent loop, the reward
-manager and the trainer, all named ``multi_attempt``, and the CPU platform.
+manager and the trainer, all named ``multi_attempt``, the estimators ``multi_attempt_*``, and the CPU platform.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def register() -> None:
         # Before all else: which engines exist depends on the platform.
         cpu.register()
         from verl_ext import reward_manager  # noqa: F401 - its decorator registers it, as do those of the next
+        from verl_ext.algorithms import registry  # noqa: F401
         from verl_ext.model import attention
         from verl_ext.rollout import agent_loop, sampling  # noqa: F401
         from verl_ext.training import trainer  # noqa: F401

@@ -14,11 +14,12 @@ ALLOWED = {
     "model": set(),
     "cpu": set(),
     "memory": {"model"},
+    "algorithms": {"names"},
     "rollout": {"names", "model"},
-    "training": {"names", "rollout"},
+    "training": {"names", "algorithms", "rollout"},
     "reward_manager": {"names", "rollout"},
     "checks": {"names", "model", "cpu", "memory", "rollout", "training"},
-    "plugin": {"names", "model", "cpu", "rollout", "training", "reward_manager"},
+    "plugin": {"names", "model", "cpu", "algorithms", "rollout", "training", "reward_manager"},
 }
 
 _ROOT = Path(verl_ext.__file__).parent
