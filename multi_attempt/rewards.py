@@ -26,6 +26,7 @@ class RewardRule:
             earlier wrong one: lambda (1 - distinct / valid), the penalty of UFO (arXiv 2507.14295).
         format_attempts: whose format counts when no attempt is correct: the ``last`` attempt's, or ``any`` attempt's,
             which is what the paper's code does; its text does not say.
+        per_attempt: what stands at the end of each attempt: see :func:`multi_attempt.attempt_rewards.attempt_rewards`.
     """
 
     correct: float = 1.0
@@ -36,6 +37,7 @@ class RewardRule:
     score: float = 0.0
     repeat: float = 0.0
     repeat_share: float = 0.0
+    per_attempt: str = "episode"
 
     def __post_init__(self) -> None:
         for name in ("correct", "well_formed", "otherwise"):
@@ -57,6 +59,10 @@ class RewardRule:
                 )
         if self.format_attempts not in ("last", "any"):
             raise ValueError(f"multi_attempt.reward.format_attempts = {self.format_attempts!r}; use 'last' or 'any'")
+        if self.per_attempt not in ("episode", "difference", "each"):
+            raise ValueError(
+                f"multi_attempt.reward.per_attempt = {self.per_attempt!r}; use 'episode', 'difference' or 'each'"
+            )
 
     def __call__(self, transcript: Transcript) -> float:
         """The reward of an episode; 0 for one that was aborted, whose outcome nobody knows."""

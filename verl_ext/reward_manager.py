@@ -8,6 +8,7 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
+from multi_attempt.attempt_rewards import episode_reward
 from multi_attempt.config import load_settings
 from multi_attempt.episode import Transcript
 from multi_attempt.metrics import episode_metrics
@@ -44,6 +45,6 @@ class MultiAttemptRewardManager(RewardManagerBase):
         transcript = Transcript.from_dict(extra_fields[TRANSCRIPT_KEY])
         measures = episode_metrics(transcript)
         return {
-            "reward_score": self._reward(transcript),
+            "reward_score": episode_reward(self._reward, transcript),
             "reward_extra_info": {"acc": float(transcript.success), **measures},
         }

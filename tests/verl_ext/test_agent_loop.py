@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from engine import SAMPLING, make_loop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -128,6 +129,26 @@ async def test_two_attempts_stand_in_one_response_with_masked_feedback_between(p
     assert spans(output) == [(0, 10), (40, 53)]
     assert transcript(output)["stop"] == "correct"
     assert output.num_turns == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "rewards"), [("episode", {-1: 1.0}), ("difference", {9: -0.5, -1: 1.5}), ("each", {9: -0.5, -1: 1.0})]
+)
+async def test_rewards_stand_at_the_ends_of_attempts(
+    config: DictConfig, play: Play, server: FakeServer, kind: str, rewards: dict[int, float]
+) -> None:
+    config.multi_attempt.reward.per_attempt = kind
+    server.script = [WRONG, RIGHT]
+    output = await play(attempts=2)
+    assert "rm_scores" not in output.as_dict()  # until it has been scored
+    output.reward_score = sum(rewards.values())
+    expected = torch.zeros(len(output.response_ids))
+    for place, reward in rewards.items():
+        expected[place] = reward
+    assert torch.equal(output.as_dict()["rm_scores"], expected)
+    output.reward_score = 7.0
+    with pytest.raises(ValueError, match=r"the episode's is 7"):
+        output.as_dict()
 
 
 async def test_five_attempts_are_counted_down_to_the_last(play: Play, server: FakeServer) -> None:

@@ -22,6 +22,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.utils.profiler import simple_timer
 from verl.workers.rollout.replica import TokenOutput
 
+from multi_attempt.attempt_rewards import attempt_rewards
 from multi_attempt.budget import draw_attempts
 from multi_attempt.config import TaskSettings, load_settings
 from multi_attempt.dialogue import Response, play
@@ -32,6 +33,7 @@ from multi_attempt.tasks.load import Tasks
 from multi_attempt.turns import ChatTemplate
 from verl_ext.names import NAME
 from verl_ext.rollout.chat import chat_template, context_length
+from verl_ext.rollout.output import AttemptsOutput
 from verl_ext.rollout.sampling import request_parameters, was_aborted, was_cut
 
 TRANSCRIPT_KEY = "multi_attempt"
@@ -233,7 +235,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             )
         elif tokens.mask[-1] != 1:
             raise RuntimeError("the episode does not end on a generated token; its reward would be lost to the critic")
-        return AgentLoopOutput(
+        output = AttemptsOutput(
             prompt_ids=tokens.ids[: tokens.prompt_length],
             response_ids=tokens.ids[tokens.prompt_length :],
             response_mask=tokens.mask,
@@ -247,6 +249,10 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 TRANSCRIPT_KEY: transcript.to_dict(),
             },
         )
+        if transcript.stop is not StopReason.ABORTED:
+            rewards = attempt_rewards(self._settings.reward, transcript)
+            output.reward_at([attempt.span[1] - 1 for attempt in transcript.attempts], rewards)
+        return output
 
 
 class _VerlStream:

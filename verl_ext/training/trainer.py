@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import transfer_queue.interface as queue
 from omegaconf import DictConfig, open_dict
+from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
@@ -18,7 +19,9 @@ from verl.utils.checkpoint.checkpoint_manager import should_save_ckpt_esi
 from multi_attempt import model_settings
 from multi_attempt.config import load_settings
 from multi_attempt.metrics import batch_metrics
+from verl_ext.algorithms.batch import step
 from verl_ext.names import COLOCATE_ASYNC, NAME
+from verl_ext.training.advantages import step_of
 from verl_ext.training.best_checkpoint import BestCheckpoint, model_in
 from verl_ext.training.checkpoints import checkpoints_of
 from verl_ext.training.rollout_check import CheckedReplayBuffer, transcripts_of
@@ -51,6 +54,7 @@ class _MultiAttempt(PPOTrainer):
         # Here and not in verl's _load_checkpoint: no worker has been started yet.
         self._checkpoints.check_resume(config.trainer.resume_mode, config.trainer.resume_from_path)
         self._best = BestCheckpoint(Path(config.trainer.default_local_dir)) if self._task.keep_best else None
+        self._averages: dict[int, Tensor] = {}
         self._watchdog = Watchdog()
         self._longest_step = 0.0
         self._saved: int | None = None
@@ -130,6 +134,16 @@ class _MultiAttempt(PPOTrainer):
         batch = super()._compute_old_log_prob(batch, metrics)
         guard = self._task.guard
         check_agreement(metrics, guard.min_correlation, guard.max_difference)
+        return batch
+
+    # ---- Advantages ----
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        if not self.config.algorithm.adv_estimator.startswith(f"{NAME}_"):
+            return super()._compute_advantage(batch, metrics)
+        with step(step_of(batch, self._task.credit, self._averages, critic=self.use_critic)) as now:
+            batch = super()._compute_advantage(batch, metrics)
+        metrics.update(now.metrics)
         return batch
 
     # ---- Checkpoints ----

@@ -1,0 +1,33 @@
+"""What the estimators of attempts need of a step, and verl does not hand them."""
+
+from __future__ import annotations
+
+import torch
+import transfer_queue as tq
+from torch import Tensor
+from transfer_queue import KVBatchMeta
+
+from multi_attempt.credit import CreditSettings
+from verl_ext.algorithms.batch import Step
+from verl_ext.training.rollout_check import transcripts_of
+
+
+def step_of(batch: KVBatchMeta, settings: CreditSettings, averages: dict[int, Tensor], *, critic: bool) -> Step:
+    """The settings, N of each row, and the critic's values, padded as verl pads the batch (``_compute_advantage``).
+
+    Args:
+        batch: of the step.
+        settings: ``multi_attempt.credit``.
+        averages: what an estimator remembers from step to step.
+        critic: whether there are values.
+    """
+    real = torch.tensor([not tag.get("is_padding", False) for tag in batch.tags])
+    budgets = torch.zeros(len(batch.keys), dtype=torch.int64)  # N of what the batch is filled up with: nothing has it
+    budgets[real] = torch.tensor([transcript.budget for transcript in transcripts_of(batch)], dtype=torch.int64)
+    return Step(settings, _values(batch) if critic else None, budgets, averages)
+
+
+def _values(batch: KVBatchMeta) -> Tensor:
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["response_mask", "values"])
+    values: Tensor = data.to_padded_tensor()["values"]
+    return values
