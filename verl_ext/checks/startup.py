@@ -73,6 +73,7 @@ def check(config: DictConfig) -> None:
     Raises:
         StartupError: with all errors found.
     """
+    from verl_ext.checks.algorithm_check import algorithm_errors
     from verl_ext.checks.value_check import value_errors
 
     # Alone, since the others compute with these.
@@ -88,6 +89,7 @@ def check(config: DictConfig) -> None:
         _engine,
         _rollout,
         _resources,
+        algorithm_errors,
     ]
     errors = [error for run_check in checks for error in run_check(config, settings)]
     if not errors:  # those that read files, and only for a run that is sound so far
