@@ -71,6 +71,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("pass_at_k", {"multi_attempt.reward.well_formed": 0.5}, r"need correct > 0 >= well_formed"),
     ("pass_at_k", {"multi_attempt.reward.score": 0.5}, r"reward\.score = 0\.5: .*set it to 0"),
     ("calibrated", {"algorithm.use_kl_in_reward": True}, r"use_kl_in_reward = True: .*set it to False"),
+    ("calibrated", {"multi_attempt.reflect": "self"}, r"reflect = 'self': .*set it to none or judge"),
+    ("calibrated", {"multi_attempt.tell": "blind"}, r"tell = 'blind': .*set it to oracle"),
     ("rloo", {"algorithm.rollout_correction.rollout_rs": "token_k1"}, r"rollout_rs = 'token_k1' .* set it to null"),
 ]
 

@@ -31,10 +31,11 @@ def algorithm_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str
     yield from _critic(config, estimator)
     yield from _episodes(config, settings, estimator)
     yield from _rewards(config, settings, estimator)
-    if estimator.startswith(f"{NAME}_") and OmegaConf.select(config, "algorithm.rollout_correction.rollout_rs"):
+    rejection = OmegaConf.select(config, "algorithm.rollout_correction.rollout_rs")
+    if estimator.startswith(f"{NAME}_") and rejection:
         yield (
-            f"algorithm.rollout_correction.rollout_rs = {config.algorithm.rollout_correction.rollout_rs!r} takes tokens "
-            f"out of the response mask, whose runs are attempts to {_ESTIMATOR} = {estimator!r}; set it to null"
+            f"algorithm.rollout_correction.rollout_rs = {rejection!r} takes tokens out of the response mask, whose runs "
+            f"are attempts to {_ESTIMATOR} = {estimator!r}; set it to null"
         )
 
 
@@ -66,6 +67,16 @@ def _rewards(config: DictConfig, settings: TaskSettings, estimator: str) -> Iter
         yield (
             f"multi_attempt.reward.per_attempt = {reward.per_attempt!r}: {_ESTIMATOR} = {estimator!r} asks what "
             "each attempt is worth by itself; set it to each"
+        )
+    if estimator in _BY_ATTEMPT and settings.reflect == "self":
+        yield (
+            f"multi_attempt.reflect = 'self': a reflection has no reward of its own, of which {_ESTIMATOR} = "
+            f"{estimator!r} would learn; set it to none or judge"
+        )
+    if estimator in _BY_ATTEMPT and settings.tell == "blind":
+        yield (
+            f"multi_attempt.tell = 'blind': {_ESTIMATOR} = {estimator!r} takes an attempt that is right for the last "
+            "of its episode; set it to oracle"
         )
     if estimator not in _RIGHT:
         return
