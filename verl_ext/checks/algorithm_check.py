@@ -34,8 +34,8 @@ def algorithm_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str
     rejection = OmegaConf.select(config, "algorithm.rollout_correction.rollout_rs")
     if estimator.startswith(f"{NAME}_") and rejection:
         yield (
-            f"algorithm.rollout_correction.rollout_rs = {rejection!r} takes tokens out of the response mask, whose runs "
-            f"are attempts to {_ESTIMATOR} = {estimator!r}; set it to null"
+            f"algorithm.rollout_correction.rollout_rs = {rejection!r} takes tokens out of the response mask, whose "
+            f"runs are attempts to {_ESTIMATOR} = {estimator!r}; set it to null"
         )
 
 
