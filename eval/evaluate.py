@@ -33,6 +33,7 @@ from multi_attempt.evaluation.figures import Benchmarks, model_figures
 from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome, Played, Rules
 from multi_attempt.evaluation.records import Place, Records, outcomes
 from multi_attempt.evaluation.shuffled import Donor, Donors, Group, ShuffledEpisode, summary
+from multi_attempt.evaluation.told import told_figures
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.reflection import longest_messages
 from multi_attempt.tasks import Task
@@ -480,7 +481,11 @@ class _Evaluation:
 
 def _row(question: Question, episode: Episode, room: int) -> dict[str, Any]:
     transcript = episode.transcript
-    attempts = tuple(map(Outcome.of, transcript.attempts))
+    reflected = {each.attempt: each.span[1] - each.span[0] for each in transcript.reflections}
+    made = [Outcome.of(attempt) for attempt in transcript.attempts]
+    attempts = tuple(
+        replace(outcome, tokens=outcome.tokens + reflected.get(number, 0)) for number, outcome in enumerate(made, 1)
+    )
     return {
         "question": question.text,
         "gold": question.gold,
@@ -510,7 +515,8 @@ def _figures(partners: Mapping[Model, Partner], work: _Work, records: Records) -
             }
             for name, ids in benchmarks.items()
         }
-        missing = len(kinds) * len(questions) - sum(len(found) for rows in places.values() for found in rows.values())
+        found = model_figures(places, settings.protocols, settings.attempts, work.rules_of)
+        missing = len(kinds) * len(questions) - sum(len(each) for rows in places.values() for each in rows.values())
         entries.append(
             {
                 "name": model.name,
@@ -518,7 +524,8 @@ def _figures(partners: Mapping[Model, Partner], work: _Work, records: Records) -
                 "architecture": vocabulary and {name: vocabulary.config.get(name) for name in _ARCHITECTURE},
                 "failed": missing,
                 **_shuffled(places, settings.protocols),
-                **model_figures(places, settings.protocols, settings.attempts, work.rules_of),
+                **found,
+                "told": told_figures(found, places, work.rules),
             }
         )
     return {

@@ -51,7 +51,7 @@ class Outcome:
         well_formed: whether it has the format that the prompt asks for.
         repeated: whether its answer is that of an earlier wrong attempt.
         truncated: whether a length limit cut it.
-        tokens: how many tokens the model generated.
+        tokens: how many tokens the model generated, those of its reflection on it among them.
         score: of its verdict, as are ``note``, ``method`` and ``reason``: what feedback may be worded from.
         note: None in episodes of earlier versions, which did not keep these.
         method: how it was decided.

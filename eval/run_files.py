@@ -326,16 +326,17 @@ class _Node:
         what = f"the field '{self._name}'" if self._name else "the content"
         return ReportError(f"{self._place}: {what} is {self.value!r:.80}, expected {expected}")
 
-    def numbers(self, count: int, most: float = math.inf) -> None:
-        """Check that this is a list of so many numbers from 0 to ``most``, or nulls."""
+    def numbers(self, count: int, most: float = math.inf, least: float = 0) -> None:
+        """Check that this is a list of so many numbers from ``least`` to ``most``, or nulls."""
         if len(self.get(list)) != count:
             raise ReportError(
                 f"{self._place}: the field '{self._name}' has {len(self.value)} values for {count} 'attempts'"
             )
         for entry in self:
             value = entry.get(float, or_null=True)
-            if value is not None and not (math.isfinite(value) and -_ROUNDING <= value <= most + _ROUNDING):
-                raise entry.error("a share from 0 to 1, or null" if most == 1 else "a number from 0, or null")
+            if value is not None and not (math.isfinite(value) and least - _ROUNDING <= value <= most + _ROUNDING):
+                share = "a share" if least == 0 else "a number"
+                raise entry.error(f"{share} from {least} to 1, or null" if most == 1 else "a number from 0, or null")
 
     def _within(self, name: str) -> str:
         return f"{self._name}.{name}" if self._name else name
@@ -386,6 +387,10 @@ def _check_model(model: _Node, protocols: list[str], benchmarks: list[str], atte
             _check_figures(figures, attempts)
         for name in ("macro", "weighted"):
             _check_figures(results[name], attempts)
+    if "told" in model.value:  # earlier versions have none
+        for _, others in model["told"].items():
+            for _, groups in others.items():
+                _check_told(groups, benchmarks, len(attempts))
     if "shuffled" in model.value:
         for name in ("dialogues", "messages", "others", "short", "own"):
             model["shuffled"][name].get(int)
@@ -393,6 +398,16 @@ def _check_model(model: _Node, protocols: list[str], benchmarks: list[str], atte
         for _, by_question in by_benchmark.items():
             for _, scores in by_question.items():
                 scores.numbers(len(attempts), most=1)
+
+
+def _check_told(groups: _Node, benchmarks: list[str], count: int) -> None:
+    if set(groups["benchmarks"].get(dict)) != set(benchmarks):
+        raise groups["benchmarks"].error(f"an entry for each of 'benchmarks', that is {benchmarks}")
+    for entry in (*(entry for _, entry in groups["benchmarks"].items()), groups["macro"], groups["weighted"]):
+        for name in ("difference", "difference_at_most", "low", "high"):
+            entry[name].numbers(count, least=-1, most=1)
+        for name in ("failed_by_attempts", "accuracy", "attempts", "tokens"):
+            entry[name].numbers(count)
 
 
 def _check_figures(figures: _Node, attempts: list[int]) -> None:

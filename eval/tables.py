@@ -98,6 +98,7 @@ def protocol_tables(evaluation: Mapping[str, Any]) -> list[ProtocolTables]:
         ]
         failed, notes = list(_failed(evaluation, protocol, models)), list(_notes(protocol, models))
         sections.append(ProtocolTables(protocol, information, failed, notes, tables))
+    sections += _told(evaluation)
     return sections
 
 
@@ -186,6 +187,58 @@ def _measures(evaluation: Mapping[str, Any], protocol: str, models: Sequence[Map
     if groups and most > 1:
         note = f"{of} the number of the attempt, of {most} allowed.{_left_out_note(groups)}"
         yield Table(f"Measures by attempt, {protocol}", note, list(range(1, most + 1)), groups, "number of the attempt")
+
+
+def _told(evaluation: Mapping[str, Any]) -> Iterator[ProtocolTables]:
+    """What being told is worth, beside each protocol that tells less; nothing where none was played."""
+    models = [model for model in evaluation["models"] if model.get("told")]
+    pairs = dict.fromkeys(
+        (equal, other) for model in models for equal, found in model["told"].items() for other in found
+    )
+    tables = []
+    for equal, other in pairs:
+        groups = []
+        for key, words in benchmark_groups(evaluation):
+            rows = []
+            for model in models:
+                found = model["told"][equal].get(other)
+                if found:
+                    rows += _told_rows(
+                        model["name"], found[key] if key in (MACRO, WEIGHTED) else found["benchmarks"][key]
+                    )
+            groups.append(Group(words, rows))
+        note = (
+            "Points of accuracy that oracle has more, over the questions of both; in brackets the paired 95% interval. "
+            f"Below: percent of questions under {other}, with the attempts and the tokens that it took for one."
+            f"{_range_note(groups)}"
+        )
+        tables.append(Table(f"Oracle beyond {other}, {equal}", note, evaluation["attempts"], groups))
+    if tables:
+        yield ProtocolTables("told or not", _TOLD_INFORMATION, [], [], tables)
+
+
+_TOLD_INFORMATION = (
+    "What being told is worth: oracle beside protocols that tell less. With as many attempts, each is scored as it "
+    "is. For as many tokens, the ground truth ends the dialogues of blind, or fresh samples one after another, at the "
+    "first right attempt, as it does in oracle, though the model is not told: what oracle has beyond that is not the "
+    "worth of trying again. They have as many attempts as take oracle's tokens in the mean; where all that were made "
+    "are fewer tokens, there is no figure."
+)
+
+
+def _told_rows(model: str, entry: Mapping[str, Any]) -> Iterator[Row]:
+    names = ("difference", "difference_at_most", "low", "high", "failed_by_attempts")
+    yield Row(model, _cells(Interval(*(entry[name] for name in names)), _points))
+    columns = zip(entry["accuracy"], entry["attempts"], entry["tokens"], strict=True)
+    yield Row(
+        "of the other",
+        [
+            Cell(
+                _percent(solved), "" if None in (attempts, tokens) else f"{attempts:.1f} attempts, {tokens:.0f} tokens"
+            )
+            for solved, attempts, tokens in columns
+        ],
+    )
 
 
 def _measure_groups(
