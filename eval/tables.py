@@ -199,7 +199,7 @@ def _told(evaluation: Mapping[str, Any]) -> Iterator[ProtocolTables]:
     for equal, other in pairs:
         groups = []
         for key, words in benchmark_groups(evaluation):
-            rows = []
+            rows: list[Row] = []
             for model in models:
                 found = model["told"][equal].get(other)
                 if found:
