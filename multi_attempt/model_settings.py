@@ -21,7 +21,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from multi_attempt.config import load_settings
-from multi_attempt.prompts import PromptSet
+from multi_attempt.prompts import PARTS, PromptSet
 from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings
 from multi_attempt.tasks import Words
 from multi_attempt.tasks.load import DEFAULT, Tasks, changed_settings
@@ -76,6 +76,8 @@ class DialogueSettings:
     feedback_role: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if self.feedback is not None and not all(part in PARTS for part in self.feedback):
+            raise ValueError(f"feedback = {self.feedback!r}: a list of some of {', '.join(PARTS)}, or none")
         if self.reflect not in REFLECT:
             raise ValueError(f"reflect = {self.reflect!r}: use one of {', '.join(REFLECT)}")
         for name in ("max_tokens_per_attempt", "max_response_length"):

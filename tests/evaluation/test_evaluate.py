@@ -113,7 +113,12 @@ def test_blind_says_nothing_of_correctness_and_takes_the_last_answer(tmp_path: P
 
 
 def test_what_follows_a_wrong_attempt_is_shared_out_whole(tmp_path: Path) -> None:
-    says = {"a": [5, 5, 6, 4], "b": [5, None, None, 7], "c": [5, 6, 5, 5], "d": [4, 4, 4, 5]}
+    says: dict[str, list[int | None]] = {
+        "a": [5, 5, 6, 4],
+        "b": [5, None, None, 7],
+        "c": [5, 6, 5, 5],
+        "d": [4, 4, 4, 5],
+    }
 
     def script(question: str, budget: int, attempt: int, request: Request) -> str:
         answer = says[question][attempt - 1]

@@ -45,9 +45,9 @@ def test_a_model_to_which_feedback_is_nothing_gains_nothing_by_it(tmp_path: Path
         assert found["low"][0] < 0 < found["high"][0]
     # With as many attempts blind makes all of them; for as many tokens it ends where oracle does.
     assert told(figures, EQUAL_ATTEMPTS, "blind")["tokens"] == [TOKENS, 2 * TOKENS, 3 * TOKENS]
-    equal = told(figures, EQUAL_TOKENS, "blind")
-    assert equal["attempts"] == [1, 2, 3]
-    assert equal["tokens"] == pytest.approx([TOKENS, TOKENS * 7 / 4, TOKENS * 9 / 4])
+    for_tokens = told(figures, EQUAL_TOKENS, "blind")
+    assert for_tokens["attempts"] == [1, 2, 3]
+    assert for_tokens["tokens"] == pytest.approx([TOKENS, TOKENS * 7 / 4, TOKENS * 9 / 4])
     assert "### Oracle beyond blind, for as many tokens" in markdown(protocol_tables(figures))
 
 
