@@ -1,0 +1,100 @@
+"""A step's advantages by verl's own code, from what stands in the queue to what is put back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import trainer_base
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from multi_attempt.episode import Attempt, StopReason, Transcript
+from verl_ext.training import advantages, rollout_check
+from verl_ext.training.trainer import MultiAttemptTrainer
+
+MASKS = [[1, 1, 0, 1, 1, 1], [1, 0, 0, 1], [1, 1], [0], [0]]
+SPANS = [[(0, 2), (3, 6)], [(0, 1), (3, 4)], [(0, 2)], [], []]
+REWARDS = [{5: 1.0}, {3: -1.0}, {1: 1.0}, {}, {}]
+QUESTIONS = ["a", "a", "a", "a", "pad"]
+
+
+def transcript(spans: list[tuple[int, int]]) -> Transcript:
+    attempts = [Attempt(span, "4", False, True, False, False, "exact", "") for span in spans]
+    return Transcript(2, StopReason.EXHAUSTED if spans else StopReason.ABORTED, attempts)
+
+
+class Queue:
+    """TransferQueue with one step: three episodes, an aborted one, and a row that the batch is filled up with."""
+
+    def __init__(self) -> None:
+        self.given: TensorDict | None = None
+
+    def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> TensorDict:
+        rows = [self._row(int(key)) for key in keys]
+        there = [field for field in select_fields if field in rows[0]]
+        return list_of_dict_to_tensordict([{field: row[field] for field in there} for row in rows])
+
+    def _row(self, number: int) -> dict[str, Any]:
+        length = len(MASKS[number])
+        scores = torch.zeros(length)
+        for place, reward in REWARDS[number].items():
+            scores[place] = reward
+        return {
+            "uid": QUESTIONS[number],
+            "response_mask": torch.tensor(MASKS[number]),
+            "rm_scores": scores,
+            "rollout_log_probs": torch.zeros(length),
+            "old_log_probs": torch.zeros(length),
+            "values": 0.5 * torch.ones(length),
+            "extra_fields": {"multi_attempt": transcript(SPANS[number]).to_dict()},
+        }
+
+    def kv_batch_put(self, keys: list[str], partition_id: str, fields: TensorDict) -> KVBatchMeta:
+        self.given = fields
+        return KVBatchMeta(partition_id=partition_id, keys=keys, tags=[{} for _ in keys])
+
+
+def computed(
+    config: DictConfig, monkeypatch: pytest.MonkeyPatch, estimator: str
+) -> tuple[list[list[float]], dict[str, Any]]:
+    """The advantages that are put back, and the step's metrics."""
+    queue = Queue()
+    for module in (trainer_base, advantages, rollout_check):
+        monkeypatch.setattr(module, "tq", queue)
+    config.algorithm.adv_estimator = f"multi_attempt_{estimator}"
+    trainer, metrics = MultiAttemptTrainer(config), {}
+    tags = [{"status": "success"}] * 4 + [{"is_padding": True}]
+    batch = KVBatchMeta(partition_id="train", keys=[str(number) for number in range(5)], tags=tags)
+    trainer._compute_advantage(batch, metrics)
+    assert queue.given is not None
+    return [row.tolist() for row in queue.given["advantages"].unbind()], metrics
+
+
+def test_episodes_are_compared_with_those_of_their_question(
+    config: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.critic.enable = False
+    found, metrics = computed(config, monkeypatch, "rloo")
+    assert found == [[1, 1, 0, 1, 1, 1], [-2, 0, 0, -2], [1, 1], [0], [0]]
+    assert metrics["multi_attempt/groups_without_variance"] == 0
+
+
+def test_attempts_are_compared_with_those_of_their_number(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.critic.enable = False
+    found, _ = computed(config, monkeypatch, "attempt_rloo")
+    assert found == [[1, 1, 0, 2, 2, 2], [-2, 0, 0, -2], [1, 1], [0], [0]]
+
+
+def test_settings_n_and_values_reach_an_estimator(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.critic.enable, config.algorithm.gamma, config.algorithm.lam = True, 1.0, 1.0
+    config.multi_attempt.credit.gamma = 0.5
+    # r + 0.5 V - V at the end of the first attempt and 1 - V at that of the second, which has half of its weight there.
+    found, _ = computed(config, monkeypatch, "two_level_gae")
+    assert found == [[0, 0, 0, 0.5, 0.5, 0.5], [-1, 0, 0, -1.5], [0.5, 0.5], [0], [0]]
+    config.critic.enable = False
+    found, _ = computed(config, monkeypatch, "budget_baseline")
+    assert found == [[1, 1, 0, 1, 1, 1], [-2, 0, 0, -2], [1, 1], [0], [0]]
