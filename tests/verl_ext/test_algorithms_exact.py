@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from algorithm_cases import HISTORY, INDEPENDENT, LONG_HISTORY, ROWS, TOKENS, Row
+from algorithms import PAGE, into_page, proof_table
 from exact_gradients import Policy
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
@@ -90,6 +91,11 @@ def test_scores_are_gradients_of_log_probabilities() -> None:
     for number in range(len(policy.plays)):
         (gradient,) = torch.autograd.grad(log_probabilities[number], logits, retain_graph=True)
         torch.testing.assert_close(scores[number], gradient)
+
+
+def test_the_page_has_the_table() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert into_page("proof", proof_table(), page) == page
 
 
 def test_every_estimator_is_in_the_table() -> None:

@@ -18,7 +18,7 @@ ALLOWED = {
     "rollout": {"names", "model"},
     "training": {"names", "algorithms", "rollout"},
     "reward_manager": {"names", "rollout"},
-    "checks": {"names", "model", "cpu", "memory", "rollout", "training"},
+    "checks": {"names", "algorithms", "model", "cpu", "memory", "rollout", "training"},
     "plugin": {"names", "model", "cpu", "algorithms", "rollout", "training", "reward_manager"},
 }
 

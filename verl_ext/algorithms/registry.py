@@ -1,4 +1,4 @@
-"""Registers all estimators."""
+"""Registers all estimators, and the loss."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from verl_ext.algorithms import (  # noqa: F401 - their decorators register them
     attempt_rloo,
     budget_baseline,
     calibrated,
+    feedback_loss,
     gigpo,
     grpo,
     max_rl,

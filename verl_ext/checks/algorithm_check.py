@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
 from multi_attempt.config import TaskSettings
+from verl_ext.algorithms.feedback_loss import FEEDBACK_LOSS
 from verl_ext.names import NAME
 
 _ESTIMATOR, _EPISODES = "algorithm.adv_estimator", "actor_rollout_ref.rollout.n"
@@ -28,6 +30,7 @@ _BY_ATTEMPT = tuple(f"{NAME}_{name}" for name in ("calibrated", "mt_grpo"))
 def algorithm_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
     """What of a config its estimator cannot take: one line for each field, with its value and the remedy."""
     estimator = config.algorithm.adv_estimator
+    yield from _feedback(config)
     yield from _critic(config, estimator)
     yield from _episodes(config, settings, estimator)
     yield from _rewards(config, settings, estimator)
@@ -36,6 +39,19 @@ def algorithm_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str
         yield (
             f"algorithm.rollout_correction.rollout_rs = {rejection!r} takes tokens out of the response mask, whose "
             f"runs are attempts to {_ESTIMATOR} = {estimator!r}; set it to null"
+        )
+
+
+def _feedback(config: DictConfig) -> Iterator[str]:
+    loss = config.actor_rollout_ref.actor.policy_loss
+    coefficient, mode = loss.get("feedback_coef", 0.0), loss.loss_mode
+    place = "actor_rollout_ref.actor.policy_loss"
+    if not 0 <= coefficient < math.inf:
+        yield f"{place}.feedback_coef = {coefficient} must be at least 0, and finite"
+    elif coefficient and mode != FEEDBACK_LOSS:
+        yield (
+            f"{place}.feedback_coef = {coefficient}: {place}.loss_mode = {mode!r} does not read it; set that to "
+            f"{FEEDBACK_LOSS}, or this to 0"
         )
 
 
