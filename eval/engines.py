@@ -507,6 +507,7 @@ class MessageStream:
         self._messages: list[Message] = []
         self._prompt_length: int | None = None
         self._attempts = 0
+        self._begins = True
         self.used = 0
 
     @property
@@ -518,9 +519,8 @@ class MessageStream:
 
     async def open(self, messages: list[Message]) -> int | None:
         """See :class:`multi_attempt.dialogue.Stream`."""
-        self._messages = messages
-        if self._vocabulary is not None:
-            self._prompt_length = len(self._vocabulary.chat.opening(messages))
+        self._messages, self.used, self._begins = messages, 0, True
+        self._prompt_length = None if self._vocabulary is None else len(self._vocabulary.chat.opening(messages))
         return self.context_room
 
     async def respond(self, limit: int) -> Response:
@@ -536,8 +536,9 @@ class MessageStream:
         truncated = _was_cut(choice, self._connection)
         text = self._connection.hide_in_answer(_content(choice, truncated, self._connection))
         prompt_tokens, generated = _usage(answer, self._connection)
-        if self._attempts == 0 or self._prompt_length is None:
+        if self._begins or self._prompt_length is None:
             self._prompt_length = prompt_tokens
+        self._begins = False
         self._attempts += 1
         start = prompt_tokens - self._prompt_length
         self.used = start + generated

@@ -34,6 +34,7 @@ from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome
 from multi_attempt.evaluation.records import Place, Records, outcomes
 from multi_attempt.evaluation.shuffled import Donor, Donors, Group, ShuffledEpisode, summary
 from multi_attempt.evaluation.told import told_figures
+from multi_attempt.history import most_prompt_tokens
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.reflection import longest_messages
 from multi_attempt.tasks import Task
@@ -314,8 +315,26 @@ def _with_room(model: Model, partner: Partner, work: _Work) -> Partner:
         return partner
     _check_template(model, partner, work)
     longest = max(_prompt_length(model, partner, question, work) for question in work.questions)
+    longest = max(longest, *(_longest_later(partner, asked, work) for asked in work.longest()))
     lengths = (partner.context, None if limit is None else longest + limit)
     return replace(partner, context=min(length for length in lengths if length is not None))
+
+
+def _longest_later(partner: Partner, asked: Asked[Any], work: _Work) -> int:
+    """Tokens of the prompt of a question's last attempt, as far as they are bounded."""
+    dialogue = work.settings.dialogue
+    limits = [limit for limit in (dialogue.max_tokens_per_attempt, dialogue.max_response_length) if limit is not None]
+    if not (dialogue.kept.apart and limits):
+        return 0
+    assert partner.vocabulary is not None
+    return most_prompt_tokens(
+        dialogue.kept,
+        partner.vocabulary.chat,
+        asked.task,
+        asked.row,
+        attempts=work.settings.attempts,
+        attempt_tokens=min(limits),
+    )
 
 
 def _check_template(model: Model, partner: Partner, work: _Work) -> None:
@@ -456,6 +475,7 @@ class _Evaluation:
                 max_tokens_per_attempt=settings.dialogue.max_tokens_per_attempt,
                 max_tokens_per_reflection=settings.dialogue.reflection.max_tokens,
                 critic=self.work.critic,
+                history=settings.dialogue.kept,
             )
             self.failures_in_a_row = 0
         except EngineLost:
@@ -466,7 +486,10 @@ class _Evaluation:
             _logger.warning("Question %s of %s failed: %r", question.id, question.benchmark, error)
             episode.finish(StopReason.ABORTED, error=f"{type(error).__name__}: {error}")
         known = stream.context_room  # not before the first answer, where only the server knows the prompt's tokens
-        self.records.add(place, _row(question, episode, room if known is None else min(room, known)))
+        room = room if known is None else min(room, known)
+        # Where attempts are sequences of their own, each has all of the room.
+        sequences = settings.attempts if settings.dialogue.kept.apart else 1
+        self.records.add(place, _row(question, episode, room * sequences))
         self._give_up_after_failures(episode.transcript.error)
 
     def _give_up_after_failures(self, error: str) -> None:

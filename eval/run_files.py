@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from multi_attempt.data import read_evaluation_source
+from multi_attempt.history import History
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.tasks.load import DEFAULT
 
@@ -193,8 +194,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     root = _parsed(path.read_bytes(), str(path))
     for _, digest in root["models"].items():
         digest.get(str)
-    # Evaluations of earlier versions say nothing of tasks.
-    return {"task": DEFAULT, "tasks": {}, "feedback_role": None, **root.value, "contexts": _contexts(root)}
+    # Evaluations of earlier versions say nothing of tasks and of what stays of earlier attempts.
+    usual = {"task": DEFAULT, "tasks": {}, "feedback_role": None}
+    kept = {"history": History().policy, "history_answer_bytes": History().answer_bytes}
+    return {**usual, **kept, **root.value, "contexts": _contexts(root)}
 
 
 def _contexts(settings: _Node) -> dict[str, int | None]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from multi_attempt.history import ANSWERS, FULL, LAST, POLICIES
 from multi_attempt.model_settings import DialogueSettings, Policies, find, from_config, read
 from multi_attempt.prompts import FEEDBACK_ROLES, PARTS, load_prompt_set
 from multi_attempt.reflection import REFLECT
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--feedback", nargs="+", metavar="PART", help=f"what feedback is made of: {', '.join(PARTS)}, or none")
     add("--reflect", choices=REFLECT, help="who says what went wrong before the next attempt")
     add("--reflection", action="append", metavar="KEY=VALUE", help="how, as in max_tokens=64")
+    add("--history", choices=POLICIES, help="what stays of earlier attempts in the context (default: as in training)")
     add("--max-tokens-per-attempt", type=_limit, metavar="N", help="cut an attempt after so many tokens, or none")
     add(
         "--max-response-length",
@@ -154,7 +156,7 @@ def with_flags(base: DialogueSettings, arguments: argparse.Namespace) -> Dialogu
         ValueError: a flag is wrong; the message names it.
     """
     given = vars(arguments)
-    plain = ("task", "reflect", "max_tokens_per_attempt", "max_response_length", "temperature")
+    plain = ("task", "reflect", "history", "max_tokens_per_attempt", "max_response_length", "temperature")
     changes: dict[str, Any] = {name: given[name] for name in plain if name in given}
     prompts = load_prompt_set(given["prompts"]) if "prompts" in given else base.prompts
     if "feedback_role" in given:
@@ -211,6 +213,8 @@ def _template(name: str) -> str | None:
 
 # ---- In words ----
 
+_KEPT = {ANSWERS: "their answers alone", LAST: "the last alone"}
+
 
 def in_words(settings: Mapping[str, Any]) -> str:
     """Settings for a person, as :meth:`DialogueSettings.to_dict` has them; what is as usual is left out."""
@@ -228,6 +232,8 @@ def in_words(settings: Mapping[str, Any]) -> str:
         words.append(f"reflections of at most {settings['reflection']['max_tokens']} tokens")
     elif settings["reflect"] == "judge":
         words.append(f"critique by {settings['reflection']['model']}")
+    if settings["history"] != FULL:
+        words.append(f"of earlier attempts {_KEPT[settings['history']]}")
     length, attempt = settings["max_response_length"], settings["max_tokens_per_attempt"]
     words.append("as many tokens as the context holds" if length is None else f"at most {length} tokens a dialogue")
     if attempt is not None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from multi_attempt.credit import CreditSettings
+from multi_attempt.history import History
 from multi_attempt.prompts import FEEDBACK_ROLES, PromptSet, load_prompt_set
 from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings
 from multi_attempt.rewards import RewardRule
@@ -78,6 +79,9 @@ class TaskSettings:
         reflection: see :class:`multi_attempt.reflection.ReflectionSettings`.
         ruled_out_length: characters of an answer in the part ``ruled_out``; longer ones are cut.
         max_tokens_per_attempt: tokens that one attempt may have; null for all that are left of the response.
+        history: what stays of earlier attempts in the context of the next one: all of them (``full``), the answer of
+            each (``answers``), or the last one alone (``last``).
+        history_answer_bytes: bytes of an answer that ``answers`` shows.
         reward: see :class:`multi_attempt.rewards.RewardRule`.
         credit: see :class:`multi_attempt.credit.CreditSettings`.
         keep_best: whether the model that validates best is kept beside the checkpoints.
@@ -98,6 +102,8 @@ class TaskSettings:
     reflect: str = "none"
     reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
     max_tokens_per_attempt: Optional[int] = None  # noqa: UP045
+    history: str = "full"
+    history_answer_bytes: int = 256
     reward: RewardRule = field(default_factory=RewardRule)
     credit: CreditSettings = field(default_factory=CreditSettings)
     grader: GraderSettings = field(default_factory=GraderSettings)
@@ -149,6 +155,10 @@ class TaskSettings:
                 "the prompt set's own"
             )
         try:
+            self.kept  # noqa: B018 - as the next
+        except ValueError as error:
+            raise ValueError(f"multi_attempt.{error}") from error
+        try:
             self.prompt_set  # noqa: B018 - an unknown or invalid prompt set shows here, not in the first episode
         except (ValueError, OSError) as error:
             raise ValueError(f"multi_attempt.prompts = {self.prompts!r}: {error}") from error
@@ -168,6 +178,11 @@ class TaskSettings:
     def make_critic(self) -> Critic | None:
         """The judge that says what is wrong with an attempt, if there is one."""
         return Critic(self.reflection) if self.reflect == "judge" else None
+
+    @property
+    def kept(self) -> History:
+        """What stays of earlier attempts."""
+        return History(self.history, self.history_answer_bytes)
 
     def make_tasks(self) -> Tasks:
         """The tasks of a run, with these settings."""

@@ -21,6 +21,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from multi_attempt.config import load_settings
+from multi_attempt.history import History
 from multi_attempt.prompts import PARTS, PromptSet
 from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings
 from multi_attempt.tasks import Words
@@ -55,6 +56,8 @@ class DialogueSettings:
         task: the task of questions that name none.
         tasks: of the tasks' settings, by name, those that are not the defaults.
         feedback_role: who gives feedback in the words of a task's own; None for whom these say. ``prompts`` has it.
+        history: what stays of earlier attempts in the context of the next one, as in :mod:`multi_attempt.history`.
+        history_answer_bytes: bytes of an answer that ``history = answers`` shows.
 
     Raises:
         ValueError: a number is out of range; the message names it.
@@ -74,6 +77,8 @@ class DialogueSettings:
     task: str = DEFAULT
     tasks: dict[str, Any] = field(default_factory=dict)
     feedback_role: str | None = field(default=None, compare=False)
+    history: str = "full"
+    history_answer_bytes: int = 256
 
     def __post_init__(self) -> None:
         if self.feedback is not None and not all(part in PARTS for part in self.feedback):
@@ -86,6 +91,12 @@ class DialogueSettings:
                 raise ValueError(f"{name} = {value} must be at least 1, or none")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature = {self.temperature} must be 0 (greedy) or a positive number")
+        self.kept  # noqa: B018 - which says what makes no sense
+
+    @property
+    def kept(self) -> History:
+        """What stays of earlier attempts."""
+        return History(self.history, self.history_answer_bytes)
 
     @property
     def template_arguments(self) -> dict[str, Any]:
@@ -147,6 +158,8 @@ def from_config(config: DictConfig) -> DialogueSettings:
         task=settings.task,
         tasks=changed_settings(settings.tasks),
         feedback_role=settings.feedback_role,
+        history=settings.history,
+        history_answer_bytes=settings.history_answer_bytes,
     )
 
 

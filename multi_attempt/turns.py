@@ -79,12 +79,18 @@ class ChatTemplate:
     # ---- The dialogue in tokens ----
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens before the first attempt, with the opening of the model's turn.
+        """The tokens before an attempt that begins a sequence, with the opening of the model's turn.
+
+        Args:
+            messages: the dialogue so far. From the first message of the assistant's on they spell no special token:
+                what models and programs wrote is not the template's.
 
         Raises:
             TemplateError: the template refuses the messages.
         """
-        return self._encode(self._render(messages))
+        said = next((number for number, each in enumerate(messages) if each["role"] == "assistant"), len(messages))
+        later = [{**message, "content": self._without_marks(message["content"])} for message in messages[said:]]
+        return self._encode(self._render([*messages[:said], *later]))
 
     def after_attempt(self, messages: Sequence[Message], last_id: int | None) -> list[int]:
         """The tokens between an attempt and the next one.

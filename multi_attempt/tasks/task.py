@@ -234,6 +234,10 @@ class Task(ABC, Generic[RowT]):
                 distinct.append(answer)
         return tuple(_shortened(answer, self.words.ruled_out_length) for answer in distinct)
 
+    def restated(self, answer: str) -> str:
+        """A response with this answer alone (``multi_attempt.history: answers``): by default as the prompt set says."""
+        return self.words.prompts.response(answer)
+
     def question(self, row: RowT) -> str:
         """What is asked, for reports and for feedback that repeats it: the row's field of this name, if it has one."""
         question = getattr(row, "question", None)

@@ -21,7 +21,7 @@ def transcript(error: str = "") -> Transcript:
 
 
 class FakeBuffer:
-    """verl's replay buffer and its queue, with a rollout's episodes; the key of an episode is its place."""
+    """verl's replay buffer and its queue, with a rollout's episodes; the key of an episode begins with its place."""
 
     poll_interval = 0.2
 
@@ -34,12 +34,12 @@ class FakeBuffer:
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         self.calls.append((global_steps, partition_id, batch_size))
-        keys = [str(place) for place in range(len(self.fields))]
+        keys = [f"{place}_0_0" for place in range(len(self.fields))]
         return KVBatchMeta(partition_id=partition_id, keys=keys, tags=self.tags), {"polls": 1}
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, list[Any]]:
         assert select_fields == ["extra_fields"]
-        return {"extra_fields": [self.fields[int(key)] for key in keys]}
+        return {"extra_fields": [self.fields[int(key.split("_")[0])] for key in keys]}
 
 
 def checked(
@@ -129,4 +129,4 @@ def test_transcripts_are_read_from_either_storage_of_transfer_queue(
 ) -> None:
     given = [transcript(), transcript("OSError: gone")]
     monkeypatch.setattr(rollout_check, "tq", FakeBuffer(given, wrap=wrap))
-    assert transcripts_of(KVBatchMeta(partition_id="train", keys=["0", "1"], tags=[{}, {}])) == given
+    assert transcripts_of(KVBatchMeta(partition_id="train", keys=["0_0_0", "1_0_0"], tags=[{}, {}])) == given

@@ -14,6 +14,7 @@ from verl.workers.rollout.utils import get_max_position_embeddings
 
 from multi_attempt.config import TaskSettings
 from multi_attempt.data import read_evaluation_source
+from multi_attempt.history import most_prompt_tokens
 from multi_attempt.reflection import longest_messages
 from multi_attempt.tasks import Message, Task
 from multi_attempt.tasks.load import Asked, Tasks, row_problems
@@ -341,6 +342,9 @@ def _step_errors(rows: int, config: DictConfig) -> Iterator[str]:
 
 def _budget_errors(run: _Run) -> Iterator[str]:
     """Whether the last attempt fits when all before it are as long as they may be."""
+    if run.settings.kept.apart:
+        yield from _sequence_errors(run)
+        return
     settings, length = run.settings, run.config.data.max_response_length
     attempts, cap = settings.max_attempts, settings.max_tokens_per_attempt or 1
     prompt = min(len(run.chat.opening(words.shortest_opening(attempts))) for words in run.words.values())
@@ -369,6 +373,41 @@ def _budget_errors(run: _Run) -> Iterator[str]:
         yield (
             f"{run.most_allowed_by}: extra_info.attempts = {run.most_attempts}, and a response has no room for more "
             f"than {most} attempts of a token each with {between} tokens of feedback between them; lower it"
+        )
+
+
+def _sequence_errors(run: _Run) -> Iterator[str]:
+    """The same where each attempt is a sequence of its own: its prompt has what stays of those before it."""
+    settings, data = run.settings, run.config.data
+    cap = settings.max_tokens_per_attempt or data.max_response_length
+    if cap > data.max_response_length:
+        yield (
+            f"data.max_response_length = {data.max_response_length} cannot hold an attempt of "
+            f"multi_attempt.max_tokens_per_attempt = {cap} tokens, each of which is a response of its own by "
+            f"multi_attempt.history = {settings.history}; make it at least {cap}, or lower the other"
+        )
+    prompt = max(
+        most_prompt_tokens(
+            settings.kept, run.chat, words.task, words.longest, attempts=run.most_attempts, attempt_tokens=cap
+        )
+        for words in run.words.values()
+    )
+    shown = {"last": f"an attempt of {cap} tokens", "answers": f"{run.most_attempts - 1} answers"}[settings.history]
+    remedy = "multi_attempt.max_tokens_per_attempt" + (
+        ", multi_attempt.history_answer_bytes or the attempts" if settings.history == "answers" else ""
+    )
+    if prompt > data.max_prompt_length:
+        yield (
+            f"data.max_prompt_length = {data.max_prompt_length} cannot hold the {prompt} tokens that may stand before "
+            f"an attempt by multi_attempt.history = {settings.history}, with {shown} in them; raise it to at least "
+            f"{prompt}, or lower {remedy}"
+        )
+    elif prompt + cap > run.context:
+        yield (
+            f"{_CONTEXT} = {run.config.actor_rollout_ref.rollout.max_model_len}: a context of {run.context} tokens "
+            f"cannot hold the {prompt} tokens that may stand before an attempt by multi_attempt.history = "
+            f"{settings.history}, and an attempt of {cap}; raise it to at least {prompt + cap} if the model has so "
+            f"many positions, or lower {remedy}"
         )
 
 

@@ -74,7 +74,7 @@ def check(config: DictConfig) -> None:
         StartupError: with all errors found.
     """
     from verl_ext.checks.algorithm_check import algorithm_errors
-    from verl_ext.checks.value_check import value_errors
+    from verl_ext.checks.value_check import history_errors, value_errors
 
     # Alone, since the others compute with these.
     if errors := list(value_errors(config)):
@@ -90,6 +90,7 @@ def check(config: DictConfig) -> None:
         _rollout,
         _resources,
         algorithm_errors,
+        history_errors,
     ]
     errors = [error for run_check in checks for error in run_check(config, settings)]
     if not errors:  # those that read files, and only for a run that is sound so far

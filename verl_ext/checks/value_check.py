@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from multi_attempt.config import TaskSettings
 from verl_ext.names import NAME
 
 _ACTOR, _CRITIC, _ROLLOUT = "actor_rollout_ref.actor", "critic", "actor_rollout_ref.rollout"
@@ -147,6 +148,35 @@ def _estimator(config: DictConfig) -> Iterator[str]:
         yield (
             f"algorithm.adv_estimator = {estimator!r} is none that verl knows; use gae, as in the paper, or one of "
             f"{', '.join(sorted(set(ADV_ESTIMATOR_REGISTRY) - {'gae'}))}"
+        )
+
+
+# Those that take an episode of several samples for one: grpo by verl's own hand (trainer/ppo/v1/utils.py, line 153),
+# gae and reinforce_plus_plus since they compare no samples of a question.
+_OF_EPISODES = ("gae", "grpo", "reinforce_plus_plus")
+
+
+def history_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
+    """What cannot be had where each attempt is a sample of its own."""
+    if not settings.kept.apart:
+        return
+    kept = f"multi_attempt.history = {settings.history} makes each attempt a sample of its own"
+    estimator = config.algorithm.adv_estimator
+    if estimator not in _OF_EPISODES:
+        yield (
+            f"algorithm.adv_estimator = {estimator}: {kept}, and this estimator compares the samples of a question, in "
+            f"which an episode would count once for each of its attempts; use {', '.join(_OF_EPISODES[:-1])} or "
+            f"{_OF_EPISODES[-1]}, or multi_attempt.history=full"
+        )
+    if OmegaConf.select(config, "algorithm.filter_groups.enable") and config.actor_rollout_ref.rollout.n == 1:
+        yield (
+            f"algorithm.filter_groups.enable = True: {kept}, and verl would throw away each question of one episode "
+            "with several of them, whose rewards are the same; set it to False, or actor_rollout_ref.rollout.n above 1"
+        )
+    if OmegaConf.select(config, "distillation.enabled"):
+        yield (
+            f"distillation.enabled = True: {kept}, and verl asks the teacher about the last sample of an episode "
+            "alone; set it to False, or multi_attempt.history=full"
         )
 
 

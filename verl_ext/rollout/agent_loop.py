@@ -25,7 +25,7 @@ from verl.workers.rollout.replica import TokenOutput
 from multi_attempt.attempt_rewards import attempt_rewards
 from multi_attempt.budget import draw_attempts
 from multi_attempt.config import TaskSettings, load_settings
-from multi_attempt.dialogue import Response, play
+from multi_attempt.dialogue import PromptTooLong, Response, play
 from multi_attempt.episode import Episode, StopReason, Transcript
 from multi_attempt.reflection import Critic
 from multi_attempt.tasks import Message, Verdict
@@ -54,7 +54,7 @@ class EpisodeAborted(Exception):
 
 @dataclass
 class TokenStream:
-    """The tokens of an episode.
+    """The tokens of a sequence: of an episode, or of one attempt where less than all stays of the earlier ones.
 
     Attributes:
         ids: prompt and response, shape [prompt_length + response_length].
@@ -98,8 +98,13 @@ class _Rollout:
     transcript: Transcript
     metrics: dict[str, Any]
     extra_fields: dict[str, Any]
-    tokens: TokenStream = field(default_factory=TokenStream)
+    sequences: list[TokenStream] = field(default_factory=list)
     episode: Episode | None = None  # until its row has been read
+
+    @property
+    def tokens(self) -> TokenStream:
+        """The sequence that goes on."""
+        return self.sequences[-1]
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         critic = settings.make_critic()
         return _Shared(self.config, settings, tasks, critic, chat, context_length(self.config), parameters)
 
-    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput | list[AgentLoopOutput]:
         """Run the episode of one dataset row.
 
         Args:
@@ -156,7 +161,9 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 ``global_steps``.
 
         Returns:
-            The episode, ending on a generated token; one that failed has a single masked token as its response.
+            The episode, ending on a generated token; one that failed has a single masked token as its response. Where
+            less than all stays of earlier attempts, a list with a sample for each attempt, in order; the last has the
+            transcript, as verl takes an episode's reward and measures from the last (``agent_loop_tq.py``, line 173).
         """
         row, step = kwargs["index"], int(kwargs["global_steps"])
         rollout = _Rollout(
@@ -207,6 +214,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
             max_tokens_per_attempt=settings.max_tokens_per_attempt,
             max_tokens_per_reflection=settings.reflection.max_tokens,
             critic=self._critic,
+            history=settings.kept,
         )
 
     async def generate(self, request_id: str, ids: list[int], sampling_params: dict[str, Any]) -> TokenOutput:
@@ -220,22 +228,39 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 return output
         raise EpisodeAborted(f"generation was aborted {self._settings.episode.abort_retries + 1} times")
 
-    def _output(self, rollout: _Rollout) -> AgentLoopOutput:
+    def _output(self, rollout: _Rollout) -> AgentLoopOutput | list[AgentLoopOutput]:
         """The finished episode in verl's form; a failed one as a single masked token."""
-        tokens, transcript = rollout.tokens, rollout.transcript
-        messages = rollout.episode.messages if rollout.episode else []
+        transcript = rollout.transcript
         transcript.seconds = {wait: rollout.metrics[name] for wait, name in _TIMERS.items()}
         if transcript.stop is StopReason.ABORTED:
-            filler = min(self.chat.end_ids)
-            tokens = TokenStream(
-                ids=[*(tokens.ids[: tokens.prompt_length] or [filler]), filler],
-                prompt_length=max(tokens.prompt_length, 1),
-                mask=[0],
-                log_probs=[0.0] if self.rollout_config.calculate_log_probs else None,
-            )
-        elif tokens.mask[-1] != 1:
-            raise RuntimeError("the episode does not end on a generated token; its reward would be lost to the critic")
-        output = AttemptsOutput(
+            sequences = [self._failed(rollout.sequences)]
+        else:
+            sequences = [tokens for tokens in rollout.sequences if tokens.mask]  # the last may have had no room
+            if any(tokens.mask[-1] != 1 for tokens in sequences):
+                raise RuntimeError("it does not end on a generated token; the reward would be lost to the critic")
+        *earlier, last = (self._sample(tokens, rollout) for tokens in sequences)
+        last.extra_fields[TRANSCRIPT_KEY] = transcript.to_dict()
+        if self._settings.kept.apart:
+            return [*earlier, last]
+        if transcript.stop is not StopReason.ABORTED:
+            rewards = attempt_rewards(self._settings.reward, transcript)
+            last.reward_at([attempt.span[1] - 1 for attempt in transcript.attempts], rewards)
+        return last
+
+    def _failed(self, sequences: list[TokenStream]) -> TokenStream:
+        filler = min(self.chat.end_ids)
+        prompt = sequences[0].ids[: sequences[0].prompt_length] if sequences else []
+        return TokenStream(
+            ids=[*(prompt or [filler]), filler],
+            prompt_length=max(len(prompt), 1),
+            mask=[0],
+            log_probs=[0.0] if self.rollout_config.calculate_log_probs else None,
+        )
+
+    def _sample(self, tokens: TokenStream, rollout: _Rollout) -> AttemptsOutput:
+        """A sequence in verl's form, without the transcript."""
+        messages = rollout.episode.messages if rollout.episode else []
+        return AttemptsOutput(
             prompt_ids=tokens.ids[: tokens.prompt_length],
             response_ids=tokens.ids[tokens.prompt_length :],
             response_mask=tokens.mask,
@@ -246,13 +271,8 @@ class MultiAttemptAgentLoop(AgentLoopBase):
                 **rollout.extra_fields,
                 "turn_scores": [],  # as verl's own multi-turn loop has them
                 "tool_rewards": [],
-                TRANSCRIPT_KEY: transcript.to_dict(),
             },
         )
-        if transcript.stop is not StopReason.ABORTED:
-            rewards = attempt_rewards(self._settings.reward, transcript)
-            output.reward_at([attempt.span[1] - 1 for attempt in transcript.attempts], rewards)
-        return output
 
 
 class _VerlStream:
@@ -271,15 +291,15 @@ class _VerlStream:
         return simple_timer(_TIMERS["tokens"], self._rollout.metrics)
 
     async def open(self, messages: list[Message]) -> int:
-        loop, tokens = self._loop, self._rollout.tokens
+        loop = self._loop
         with self._tokens_timer():
-            tokens.ids = loop.chat.opening(messages)
-        tokens.prompt_length = len(tokens.ids)
-        if tokens.prompt_length > loop.prompt_length:
-            raise ValueError(
-                f"the prompt has {tokens.prompt_length} tokens, more than data.max_prompt_length = {loop.prompt_length}"
+            ids = loop.chat.opening(messages)
+        if len(ids) > loop.prompt_length:
+            raise PromptTooLong(
+                f"the prompt has {len(ids)} tokens, more than data.max_prompt_length = {loop.prompt_length}"
             )
-        return loop.context - tokens.prompt_length
+        self._rollout.sequences.append(TokenStream(ids, len(ids)))
+        return loop.context - len(ids)
 
     async def respond(self, limit: int) -> Response:
         chat, tokens = self._loop.chat, self._rollout.tokens
@@ -308,7 +328,7 @@ class _VerlStream:
 
 def _note_engine_facts(output: TokenOutput, rollout: _Rollout) -> None:
     """Keep what the engine says of itself: weight versions, preemptions, prefix cache."""
-    facts, later_attempt = output.extra_fields, bool(rollout.tokens.mask)
+    facts, later_attempt = output.extra_fields, bool(rollout.sequences[0].mask)
     if facts.get("max_global_steps") is not None:
         if not later_attempt:
             rollout.extra_fields["min_global_steps"] = facts.get("min_global_steps", facts["max_global_steps"])

@@ -6,7 +6,7 @@ verl goes on with whatever episodes there are: it pads a training batch whose ep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import transfer_queue as tq
@@ -62,13 +62,28 @@ class CheckedReplayBuffer:
 
 
 def transcripts_of(batch: KVBatchMeta) -> list[Transcript]:
-    """The transcripts of a batch's episodes, without the sequences that verl pads it with."""
-    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    """The transcripts of a batch's episodes, each once, without the sequences that verl pads it with."""
+    keys = _last_of_each(
+        [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    )
     if not keys:
         return []
     data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
     # A list of dicts, or of tensordict's wrappers around them, depending on TransferQueue's storage.
     return [Transcript.from_dict(getattr(fields, "data", fields)[TRANSCRIPT_KEY]) for fields in data["extra_fields"]]
+
+
+def _last_of_each(keys: Sequence[str]) -> list[str]:
+    """The keys of each episode's last sample, in which its transcript is.
+
+    verl calls a sample ``{prompt}_{episode}_{number of the sample}`` (``agent_loop_tq.py``, line 178).
+    """
+    last: dict[str, str] = {}
+    for key in keys:
+        episode, number = key.rsplit("_", 1)
+        if episode not in last or int(number) > int(last[episode].rsplit("_", 1)[1]):
+            last[episode] = key
+    return list(last.values())
 
 
 def check_episodes(transcripts: list[Transcript], expected: int, max_error_rate: float, rollout: str) -> None:
