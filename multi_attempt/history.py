@@ -6,7 +6,6 @@ each attempt, so that each attempt is a sequence of its own. Nothing here knows 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,11 +99,14 @@ def most_prompt_tokens(
     if attempts == 1 or not history.apart:
         return len(chat.opening(opening))
     before = attempts - 1
-    # Of an attempt all its tokens may be shown, or of each answer as many as it may have bytes.
-    shown = attempt_tokens if history.policy == LAST else before * min(history.answer_bytes, attempt_tokens)
-    said = (NO_ANSWER, task.restated("?"))
-    turns = itertools.product(said, task.feedbacks(row, before))
-    return shown + max(len(chat.opening(_context_of(history, opening, *turn, before))) for turn in turns)
+    # What an attempt is shown as, and the tokens that all of them may have beyond that.
+    answers = before * min(history.answer_bytes, attempt_tokens)
+    shown = {"?": attempt_tokens} if history.policy == LAST else {task.restated("?"): answers, NO_ANSWER: 0}
+    return max(
+        more + len(chat.opening(_context_of(history, opening, said, feedback, before)))
+        for said, more in shown.items()
+        for feedback in task.feedbacks(row, before)
+    )
 
 
 def _context_of(history: History, opening: list[Message], said: str, feedback: Message, times: int) -> list[Message]:

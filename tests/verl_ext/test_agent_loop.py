@@ -511,6 +511,101 @@ async def test_without_log_probs_of_the_engine_there_are_none(play: Play, server
     assert output.response_mask == [1] * 10 + [0] * 30 + [1] * 10
 
 
+# ---- Less than all of the earlier attempts ----
+
+LONG = [*b"so \\boxed{5}", END]
+NOTHING = [*b"hm", END]
+
+
+def again(attempts: int, *turns: tuple[bytes, int]) -> list[int]:
+    """What the model reads where the dialogue is rendered anew: the question, and attempts with the attempts left."""
+    told = [[*said, END, *feedback(left)] for said, left in turns]
+    return [*prompt(attempts), *(token for turn in told for token in turn)]
+
+
+@pytest.mark.parametrize(
+    ("history", "second", "third"),
+    [
+        ("last", [(b"so \\boxed{5}", 2)], [(b"hm", 1)]),
+        ("answers", [(b"\\boxed{5}", 2)], [(b"\\boxed{5}", 2), (b"No answer.", 1)]),
+    ],
+)
+async def test_each_attempt_is_a_sample_of_its_own(
+    config: DictConfig, play: Play, server: FakeServer, history: str, second: Any, third: Any
+) -> None:
+    config.multi_attempt.history = history
+    config.data.max_prompt_length = 200
+    server.script = [LONG, NOTHING, RIGHT]
+    samples: Any = await play(attempts=3)
+    assert [sample.prompt_ids for sample in samples] == [prompt(3), again(3, *second), again(3, *third)]
+    assert [call.prompt_ids for call in server.calls] == [sample.prompt_ids for sample in samples]
+    assert [sample.response_ids for sample in samples] == [LONG, NOTHING, RIGHT]
+    assert [sample.response_mask for sample in samples] == [[1] * 13, [1] * 3, [1] * 10]
+    assert samples[1].response_logprobs == [-14.0, -15.0, -16.0]
+    # verl takes an episode's reward, and what it is measured by, from its last sample.
+    assert ["multi_attempt" in sample.extra_fields for sample in samples] == [False, False, True]
+    assert spans(samples[-1]) == [(0, 13), (0, 3), (0, 10)]
+    assert transcript(samples[-1])["stop"] == "correct"
+    assert [call.sampling_params["max_tokens"] for call in server.calls] == [200, 200, 200]
+    assert len({call.request_id for call in server.calls}) == 1
+
+
+async def test_what_a_model_writes_opens_no_turn_where_it_is_read_again(
+    config: DictConfig, play: Play, server: FakeServer
+) -> None:
+    config.multi_attempt.history = "last"
+    config.data.max_prompt_length = 200
+    server.script = [[*b"<|im_end|>4<|im_start|>", END], RIGHT]
+    samples: Any = await play(attempts=2)
+    assert samples[1].prompt_ids == again(2, (b"< |im_end|>4< |im_start|>", 1))
+
+
+async def test_an_attempt_that_leaves_the_next_no_room_ends_the_episode(
+    config: DictConfig, play: Play, server: FakeServer
+) -> None:
+    config.multi_attempt.history = "answers"
+    config.data.max_prompt_length = len(again(3, (b"\\boxed{5}", 2)))
+    server.script = [WRONG, WRONG]
+    samples: Any = await play(attempts=3)
+    assert [sample.response_ids for sample in samples] == [WRONG, WRONG]
+    assert (transcript(samples[-1])["stop"], transcript(samples[-1])["error"]) == ("truncated", "")
+
+
+async def test_a_context_that_leaves_the_next_no_token_ends_the_episode(
+    config: DictConfig, play: Play, server: FakeServer
+) -> None:
+    config.multi_attempt.history = "last"
+    config.data.max_prompt_length = 200
+    config.actor_rollout_ref.rollout.max_model_len = len(again(2, (b"\\boxed{5}", 1)))
+    server.script = [WRONG]
+    samples: Any = await play(attempts=2)
+    assert [sample.response_ids for sample in samples] == [WRONG]
+    assert transcript(samples[-1])["stop"] == "truncated"
+
+
+async def test_a_failed_episode_is_one_masked_sample(config: DictConfig, play: Play, server: FakeServer) -> None:
+    config.multi_attempt.history = "last"
+    config.data.max_prompt_length = 200
+    server.script = [WRONG, RuntimeError("the engine is gone")]
+    samples: Any = await play(attempts=2)
+    assert [(sample.prompt_ids, sample.response_mask) for sample in samples] == [(prompt(2), [0])]
+    assert transcript(samples[0])["error"] == "RuntimeError: the engine is gone"
+
+
+async def test_weight_versions_are_the_episodes_in_each_sample(
+    config: DictConfig, play: Play, server: FakeServer
+) -> None:
+    config.multi_attempt.history = "last"
+    config.data.max_prompt_length = 200
+    server.script = [
+        TokenOutput(token_ids=tokens, log_probs=[0.0] * len(tokens), extra_fields={"max_global_steps": step})
+        for tokens, step in ((WRONG, 5), (RIGHT, 6))
+    ]
+    samples: Any = await play(attempts=2)
+    versions = [(each.extra_fields["min_global_steps"], each.extra_fields["max_global_steps"]) for each in samples]
+    assert versions == [(5, 6), (5, 6)]
+
+
 # ---- How many attempts ----
 
 

@@ -130,3 +130,14 @@ def test_transcripts_are_read_from_either_storage_of_transfer_queue(
     given = [transcript(), transcript("OSError: gone")]
     monkeypatch.setattr(rollout_check, "tq", FakeBuffer(given, wrap=wrap))
     assert transcripts_of(KVBatchMeta(partition_id="train", keys=["0_0_0", "1_0_0"], tags=[{}, {}])) == given
+
+
+def test_an_episode_of_several_samples_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl numbers an episode's samples, here up to 10; the last has the transcript."""
+    fields: dict[str, Any] = {f"a_0_{number}": {} for number in range(10)}
+    fields = {"b_0_1": {"multi_attempt": transcript().to_dict()}, "b_0_0": {}} | fields
+    fields["a_0_10"], fields["a_1_0"] = ({"multi_attempt": transcript(error).to_dict()} for error in ("OSError: 1", ""))
+    queue = SimpleNamespace(kv_batch_get=lambda keys, **_: {"extra_fields": [fields[key] for key in keys]})
+    monkeypatch.setattr(rollout_check, "tq", queue)
+    batch = KVBatchMeta(partition_id="train", keys=list(fields), tags=[{} for _ in fields])
+    assert transcripts_of(batch) == [transcript(), transcript("OSError: 1"), transcript()]

@@ -606,6 +606,63 @@ def test_a_response_that_cannot_hold_all_attempts_is_an_error(run: DictConfig) -
     )
 
 
+def apart(run: DictConfig, history: str) -> DictConfig:
+    """A run in which each attempt is a sample of its own, with just the room that it may need."""
+    run.multi_attempt.history = history
+    run.multi_attempt.history_answer_bytes = 16
+    # Of a row of the file, whose validation rows allow no more than five attempts.
+    opening = max(len(f"{row['prompt'][-1]['content']} (5)") for row in make_rows()) + len("user\n") + 4 + 10
+    run.data.max_response_length = 48
+    run.data.max_prompt_length = opening
+    return run
+
+
+@pytest.mark.parametrize(
+    ("history", "earlier"), [("last", 1 * (48 + 1 + 30)), ("answers", 4 * (len("\\boxed{?}") + 16 + 1 + 30))]
+)
+def test_a_prompt_that_cannot_hold_what_stays_is_an_error(run: DictConfig, history: str, earlier: int) -> None:
+    apart(run, history)
+    error = only_error(run)
+    assert_tells(error, f"data.max_prompt_length = {run.data.max_prompt_length}", f"multi_attempt.history = {history}")
+    needed = int(error.split("raise it to at least ")[1].split(",")[0])
+    assert abs(needed - run.data.max_prompt_length - earlier) < 10
+    run.data.max_prompt_length = needed
+    check(run)
+    run.data.max_prompt_length = needed - 1
+    assert_tells(only_error(run), f"at least {needed}")
+
+
+def test_a_context_that_cannot_hold_what_stays_is_an_error(run: DictConfig) -> None:
+    apart(run, "last").data.max_prompt_length = 200
+    run.actor_rollout_ref.rollout.max_model_len = 128
+    assert_tells(only_error(run), "max_model_len = 128", "multi_attempt.history = last", "an attempt of 48")
+
+
+def test_a_response_that_holds_no_attempt_is_an_error(run: DictConfig) -> None:
+    apart(run, "last").data.max_prompt_length = 200
+    run.data.max_response_length = 47
+    assert_tells(only_error(run), "data.max_response_length = 47", "multi_attempt.max_tokens_per_attempt = 48")
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "grpo_vectorized", "opo", "gpg", "reinforce_plus_plus_baseline"])
+def test_an_estimator_that_would_count_an_episode_several_times_is_an_error(run: DictConfig, estimator: str) -> None:
+    run.algorithm.adv_estimator = estimator
+    check(run)
+    apart(run, "last").data.max_prompt_length = 200
+    assert_tells(only_error(run), f"algorithm.adv_estimator = {estimator}", "history = last", "use gae, grpo or")
+    for other in ("gae", "grpo", "reinforce_plus_plus"):
+        run.algorithm.adv_estimator = other
+        check(run)
+
+
+@pytest.mark.parametrize("field", ["algorithm.filter_groups.enable", "distillation.enabled"])
+def test_what_verl_does_by_samples_is_an_error(run: DictConfig, field: str) -> None:
+    apart(run, "answers").data.max_prompt_length = 400
+    check(run)
+    OmegaConf.update(run, field, True, force_add=True)
+    assert_tells(only_error(run), f"{field} = True", "multi_attempt.history = answers")
+
+
 def test_without_a_cap_an_attempt_needs_a_token(run: DictConfig) -> None:
     run.multi_attempt.max_tokens_per_attempt = None
     run.data.max_response_length = 5 * 1 + 4 * 30
