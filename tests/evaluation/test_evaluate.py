@@ -294,6 +294,7 @@ def test_more_attempts_protocols_and_models_may_join_a_run(tmp_path: Path) -> No
         ({"policies": Policies(any_order=False)}, "policies = .*'any_order': True.*, not .*'any_order': False"),
         ({"template_kwargs": {"enable_thinking": False}}, "template_kwargs = {}, not {'enable_thinking': False}"),
         ({"chat_template": "{{ x }}"}, "chat_template = None, not '{{ x }}'"),
+        ({"history": "last"}, "history = 'full', not 'last'"),
     ],
 )
 def test_episodes_made_otherwise_are_never_mixed_in(tmp_path: Path, changes: dict[str, Any], named: str) -> None:

@@ -122,6 +122,26 @@ def test_messages_for_servers_that_take_no_token_ids(server: FakeServer, tmp_pat
         assert "stop_token_ids" not in body
 
 
+@pytest.mark.parametrize("messages", [False, True])
+def test_each_attempt_is_asked_for_with_what_stays_of_the_earlier_ones(
+    server: FakeServer, tokenizer: str, tmp_path: Path, messages: bool
+) -> None:
+    engine = Server(server.url, "" if messages else tokenizer, messages=messages)
+    entry = run(engine, tmp_path, "2+2=?", attempts=3, history="last", max_response_length=40)
+    assert accuracy(entry)[:2] == [0, 1]
+    if messages:
+        asked = ["|".join(message["content"] for message in body["messages"]) for _, body in server.requests]
+        assert f"2+2=? (3)|{box(5)}|Wrong. (2)" in asked
+        assert {len(body["messages"]) for _, body in server.requests} == {1, 3}
+    else:
+        asked = [bytes(id for id in body["prompt"] if id < 256).decode() for _, body in server.requests]
+        assert f"user\n2+2=? (3)\nassistant\n{box(5)}\nuser\nWrong. (2)\nassistant\n" in asked
+    # Each has all of the room.
+    assert {body["max_tokens"] for _, body in server.requests} == {40}
+    rows = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    assert {row["room"] for row in rows} == {3 * 40}
+
+
 NEUTRAL = {
     **{"temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
     **{"presence_penalty": 0.0, "frequency_penalty": 0.0},

@@ -62,9 +62,9 @@ def test_each_flag_overrides_its_own_setting(trained: Path, tmp_path: Path) -> N
     template.write_text("{{ messages }}!")
     flags = (
         "--prompts boxed --feedback-role user --feedback verdict question --max-tokens-per-attempt 7 "
-        "--max-response-length 8 "
-        "--temperature 0.5 --policy any_order=false --policy integers=k --template-kwargs enable_thinking=true "
-        f"--template-kwargs more=[1] --chat-template {template} --trust-remote-code"
+        "--max-response-length 8 --history last --temperature 0.5 --policy any_order=false --policy integers=k "
+        "--template-kwargs enable_thinking=true --template-kwargs more=[1] "
+        f"--chat-template {template} --trust-remote-code"
     )
     assert chosen(flags, after=trained) == Chosen(
         DialogueSettings(
@@ -76,6 +76,7 @@ def test_each_flag_overrides_its_own_setting(trained: Path, tmp_path: Path) -> N
             policies=Policies(any_order=False, integers="k"),
             template_kwargs={"enable_thinking": True, "more": [1]},
             chat_template="{{ messages }}!",
+            history="last",
         ),
         str(trained / "multi_attempt.json"),
         trust_remote_code=True,
@@ -163,10 +164,12 @@ def test_settings_in_words_say_what_is_not_as_usual() -> None:
         policies=Policies(any_order=False),
         template_kwargs={"enable_thinking": False},
         chat_template="{{ messages }}",
+        history="answers",
     )
     assert in_words(unusual.to_dict()) == (
-        "prompt set toy, feedback by the system, feedback of verdict, question, as many tokens as the context holds, "
-        "at most 9 tokens an attempt, a chat template of its own, enable_thinking=false, any_order=false"
+        "prompt set toy, feedback by the system, feedback repeats the question, of earlier attempts their answers "
+        "alone, as many tokens as the context holds, at most 9 tokens an attempt, a chat template of its own, "
+        "enable_thinking=false, any_order=false"
     )
 
 

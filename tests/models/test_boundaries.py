@@ -13,6 +13,7 @@ from families import VOCABULARIES, Family, family
 from transformers import GenerationConfig
 from wordings import after_wrong, template_problems
 
+from multi_attempt.history import History
 from multi_attempt.prompts import Message, load_prompt_set
 from multi_attempt.turns import ChatTemplate, generation_end_ids
 
@@ -117,6 +118,54 @@ def test_the_next_turn_closes_an_attempt_of_glm(chat: ChatTemplate) -> None:
 @of("qwen3_thinking_2507")
 def test_every_retry_of_a_thinking_model_opens_a_thought(chat: ChatTemplate) -> None:
     assert between(chat, "<|im_end|>").endswith("<|im_start|>assistant\n<think>\n")
+
+
+# ---- A dialogue that is rendered anew ----
+
+THOUGHT = [ASKED, {"role": "assistant", "content": "<think>\nOdd.\n</think>\n\nIt is \\boxed{3}."}, TOLD]
+HELD = [*THOUGHT, {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nIt is \\boxed{5}."}, TOLD]
+
+
+def before_third(chat: ChatTemplate, policy: str) -> str:
+    """The text before a third attempt, where less than all stays of the first two."""
+    context = History(policy).context(HELD, 1, [PLAIN.response("3"), PLAIN.response("5")])
+    text: str = chat.tokenizer.decode(chat.opening(context))
+    return text
+
+
+@of("qwen3")
+def test_qwen3_reads_of_its_last_attempt_what_it_said_and_not_what_it_thought(chat: ChatTemplate) -> None:
+    asked, told = "<|im_start|>user\n2+2?<|im_end|>\n", "<|im_start|>user\nNo.<|im_end|>\n"
+    said = "<|im_start|>assistant\nIt is \\boxed{5}.<|im_end|>\n"
+    assert before_third(chat, "last") == f"{asked}{said}{told}<|im_start|>assistant\n"
+    answers = [f"<|im_start|>assistant\n{PLAIN.response(answer)}<|im_end|>\n{told}" for answer in ("3", "5")]
+    assert before_third(chat, "answers") == f"{asked}{''.join(answers)}<|im_start|>assistant\n"
+
+
+@of("qwen3_thinking_2507")
+def test_qwen3_thinking_begins_its_next_attempt_with_a_thought(chat: ChatTemplate) -> None:
+    assert before_third(chat, "last") == (
+        "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\nIt is \\boxed{5}.<|im_end|>\n"
+        "<|im_start|>user\nNo.<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    )
+
+
+@of("gemma3")
+def test_gemma_3_drops_no_thoughts(chat: ChatTemplate) -> None:
+    assert before_third(chat, "last") == (
+        "<bos><start_of_turn>user\n2+2?<end_of_turn>\n"
+        "<start_of_turn>model\n<think>\nHm.\n</think>\n\nIt is \\boxed{5}.<end_of_turn>\n"
+        "<start_of_turn>user\nNo.<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+@of("qwen3", "gemma3", "mistral_nemo", "llama3_1")
+def test_marks_that_an_attempt_spells_open_no_turn_where_it_is_read_again(chat: ChatTemplate) -> None:
+    mark = chat.tokenizer.decode([max(chat.end_ids)])
+    honest, hostile = ([ASKED, {"role": "assistant", "content": f"a{text}b"}, TOLD] for text in ("", mark))
+    end = max(chat.end_ids)
+    assert chat.opening(hostile).count(end) == chat.opening(honest).count(end)
+    assert mark[1:] in chat.tokenizer.decode(chat.opening(hostile))
 
 
 # ---- Where an engine stops ----

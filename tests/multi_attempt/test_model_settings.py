@@ -23,6 +23,8 @@ SETTINGS = DialogueSettings(
     policies=Policies(any_order=False),
     template_kwargs={"enable_thinking": False, "date": {"year": 2026}},
     chat_template="{{ messages[0].content }} ${not} {an: interpolation}",
+    history="answers",
+    history_answer_bytes=64,
 )
 
 
