@@ -105,7 +105,7 @@ def most_prompt_tokens(
     return max(
         more + len(chat.opening(_context_of(history, opening, said, feedback, before)))
         for said, more in shown.items()
-        for feedback in task.feedbacks(row, before)
+        for feedback in task.feedbacks(row, attempts)
     )
 
 

@@ -167,7 +167,7 @@ def test_settings_in_words_say_what_is_not_as_usual() -> None:
         history="answers",
     )
     assert in_words(unusual.to_dict()) == (
-        "prompt set toy, feedback by the system, feedback repeats the question, of earlier attempts their answers "
+        "prompt set toy, feedback by the system, feedback of verdict, question, of earlier attempts their answers "
         "alone, as many tokens as the context holds, at most 9 tokens an attempt, a chat template of its own, "
         "enable_thinking=false, any_order=false"
     )
