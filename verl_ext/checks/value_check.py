@@ -151,7 +151,7 @@ def _estimator(config: DictConfig) -> Iterator[str]:
         )
 
 
-# Those that take an episode of several samples for one: grpo by verl's own hand (trainer/ppo/v1/utils.py, line 153),
+# Those that take an episode of several samples for one: grpo by verl's own hand (trainer/ppo/v1/utils.py, line 148),
 # gae and reinforce_plus_plus since they compare no samples of a question.
 _OF_EPISODES = ("gae", "grpo", "reinforce_plus_plus")
 

@@ -163,7 +163,7 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         Returns:
             The episode, ending on a generated token; one that failed has a single masked token as its response. Where
             less than all stays of earlier attempts, a list with a sample for each attempt, in order; the last has the
-            transcript, as verl takes an episode's reward and measures from the last (``agent_loop_tq.py``, line 173).
+            transcript, as verl takes an episode's reward and measures from the last (``agent_loop_tq.py``, line 172).
         """
         row, step = kwargs["index"], int(kwargs["global_steps"])
         rollout = _Rollout(
