@@ -235,7 +235,8 @@ def in_words(settings: Mapping[str, Any]) -> str:
     if settings["history"] != FULL:
         words.append(f"of earlier attempts {_KEPT[settings['history']]}")
     length, attempt = settings["max_response_length"], settings["max_tokens_per_attempt"]
-    words.append("as many tokens as the context holds" if length is None else f"at most {length} tokens a dialogue")
+    bounded = "dialogue" if settings["history"] == FULL else "sequence"
+    words.append("as many tokens as the context holds" if length is None else f"at most {length} tokens a {bounded}")
     if attempt is not None:
         words.append(f"at most {attempt} tokens an attempt")
     if settings["chat_template"] is not None:
