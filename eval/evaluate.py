@@ -35,6 +35,7 @@ from multi_attempt.evaluation.records import Place, Records, outcomes
 from multi_attempt.evaluation.shuffled import Donor, Donors, Group, ShuffledEpisode, summary
 from multi_attempt.evaluation.told import told_figures
 from multi_attempt.history import most_prompt_tokens
+from multi_attempt.history import Turn, most_prompt_tokens
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.reflection import longest_messages
 from multi_attempt.tasks import Task
@@ -322,19 +323,14 @@ def _with_room(model: Model, partner: Partner, work: _Work) -> Partner:
 
 def _longest_later(partner: Partner, asked: Asked[Any], work: _Work) -> int:
     """Tokens of the prompt of a question's last attempt, as far as they are bounded."""
-    dialogue = work.settings.dialogue
+    dialogue, attempts = work.settings.dialogue, work.settings.attempts
     limits = [limit for limit in (dialogue.max_tokens_per_attempt, dialogue.max_response_length) if limit is not None]
     if not (dialogue.kept.apart and limits):
         return 0
     assert partner.vocabulary is not None
-    return most_prompt_tokens(
-        dialogue.kept,
-        partner.vocabulary.chat,
-        asked.task,
-        asked.row,
-        attempts=work.settings.attempts,
-        attempt_tokens=min(limits),
-    )
+    between = longest_messages(asked.task, asked.row, attempts, dialogue.reflect, dialogue.reflection)
+    turn = Turn(*between, min(limits), dialogue.reflection.max_tokens)
+    return most_prompt_tokens(dialogue.kept, partner.vocabulary.chat, asked.task, asked.row, turn, attempts=attempts)
 
 
 def _check_template(model: Model, partner: Partner, work: _Work) -> None:

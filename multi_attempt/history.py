@@ -6,7 +6,7 @@ each attempt, so that each attempt is a sequence of its own. Nothing here knows 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +63,8 @@ class History:
         """The messages before the next attempt.
 
         Args:
-            messages: the whole dialogue so far: its opening, and then for each attempt what was said, the feedback, and what else
-                was said until the next.
+            messages: the whole dialogue so far: its opening, and then for each attempt what was said, the feedback, and
+                what else was said until the next.
             opening: how many of the messages are the opening.
             answers: for each attempt a response with its answer alone.
         """
@@ -79,10 +79,34 @@ class History:
         return [*before, *since]
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What may stand between two attempts, at its longest.
+
+    Attributes:
+        behind_attempts, behind_reflections: the messages, each of which may do so; none behind reflections where the
+            model is not asked for any.
+        attempt_tokens, reflection_tokens: tokens that each may have.
+    """
+
+    behind_attempts: Sequence[Message]
+    behind_reflections: Sequence[Message]
+    attempt_tokens: int
+    reflection_tokens: int = 0
+
+    def messages(self, said: str) -> Iterator[list[Message]]:
+        """A turn with this for the attempt, for each of the messages."""
+        attempt, reflection = {"role": "assistant", "content": said}, {"role": "assistant", "content": "?"}
+        for behind in self.behind_attempts:
+            yield from (
+                [[attempt, behind, reflection, last] for last in self.behind_reflections] or [[attempt, behind]]
+            )
+
+
 def most_prompt_tokens(
-    history: History, chat: ChatTemplate, task: Task[Any], row: Any, *, attempts: int, attempt_tokens: int
+    history: History, chat: ChatTemplate, task: Task[Any], row: Any, turn: Turn, *, attempts: int
 ) -> int:
-    """The tokens that the prompt of a row's last attempt may have at most, but for notes in its feedback.
+    """The tokens that the prompt of a row's last attempt may have at most.
 
     An attempt that a model wrote in other tokens than the tokenizer's own may have more of them when it is read again:
     the stream has the last word.
@@ -92,23 +116,19 @@ def most_prompt_tokens(
         chat: the chat template.
         task: of the row.
         row: the row.
+        turn: what may stand between two attempts.
         attempts: the attempts allowed.
-        attempt_tokens: tokens that one may have.
     """
     opening = task.opening(row, attempts)
     if attempts == 1 or not history.apart:
         return len(chat.opening(opening))
-    before = attempts - 1
-    # What an attempt is shown as, and the tokens that all of them may have beyond that.
-    answers = before * min(history.answer_bytes, attempt_tokens)
-    shown = {"?": attempt_tokens} if history.policy == LAST else {task.restated("?"): answers, NO_ANSWER: 0}
+    before = attempts - 1 if history.policy == ANSWERS else 1
+    # What an attempt is shown as, and the tokens that it may have beyond that.
+    answer = {task.restated("?"): min(history.answer_bytes, turn.attempt_tokens), NO_ANSWER: 0}
+    shown = answer if history.policy == ANSWERS else {"?": turn.attempt_tokens}
+    reflection = turn.reflection_tokens if turn.behind_reflections else 0
     return max(
-        more + len(chat.opening(_context_of(history, opening, said, feedback, before)))
+        before * (more + reflection) + len(chat.opening([*opening, *messages * before]))
         for said, more in shown.items()
-        for feedback in task.feedbacks(row, attempts)
+        for messages in turn.messages(said)
     )
-
-
-def _context_of(history: History, opening: list[Message], said: str, feedback: Message, times: int) -> list[Message]:
-    messages = [*opening, *[{"role": "assistant", "content": "?"}, feedback] * times]
-    return history.context(messages, len(opening), [said] * times)

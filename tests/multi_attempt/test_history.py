@@ -9,7 +9,7 @@ import pytest
 
 from multi_attempt.dialogue import PromptTooLong, Response, play
 from multi_attempt.episode import Episode, StopReason
-from multi_attempt.history import History, most_prompt_tokens
+from multi_attempt.history import History, Turn, most_prompt_tokens
 from multi_attempt.prompts import Message, load_prompt_set
 from multi_attempt.tasks import Verdict, Words
 from multi_attempt.tasks.math import Math, Problem
@@ -173,8 +173,7 @@ async def test_an_episode_whose_next_prompt_is_too_long_is_truncated_and_one_who
 def test_the_longest_prompt_bounds_every_one(policy: str, attempts: int, longest: list[Message]) -> None:
     """With a tokenizer of bytes it is met to a token for each attempt shown: the one that stands for it."""
     chat = ChatTemplate(make_tokenizer())
-    bound = most_prompt_tokens(
-        History(policy, answer_bytes=8), chat, MATH, PROBLEM, attempts=attempts, attempt_tokens=20
-    )
+    turn = Turn(MATH.feedbacks(PROBLEM, attempts), [], attempt_tokens=20)
+    bound = most_prompt_tokens(History(policy, answer_bytes=8), chat, MATH, PROBLEM, turn, attempts=attempts)
     there = len(chat.opening([*MATH.opening(PROBLEM, attempts), *longest]))
     assert there <= bound <= there + len(longest) // 2 * len("?")

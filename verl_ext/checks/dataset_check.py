@@ -14,7 +14,7 @@ from verl.workers.rollout.utils import get_max_position_embeddings
 
 from multi_attempt.config import TaskSettings
 from multi_attempt.data import read_evaluation_source
-from multi_attempt.history import most_prompt_tokens
+from multi_attempt.history import Turn, most_prompt_tokens
 from multi_attempt.reflection import longest_messages
 from multi_attempt.tasks import Message, Task
 from multi_attempt.tasks.load import Asked, Tasks, row_problems
@@ -378,41 +378,54 @@ def _budget_errors(run: _Run) -> Iterator[str]:
 
 def _sequence_errors(run: _Run) -> Iterator[str]:
     """The same where each attempt is a sequence of its own: its prompt has what stays of those before it."""
-    settings, data = run.settings, run.config.data
+    settings, data, kept = run.settings, run.config.data, f"multi_attempt.history = {run.settings.history}"
     cap = settings.max_tokens_per_attempt or data.max_response_length
-    if cap > data.max_response_length:
+    needed = (settings.max_tokens_per_attempt or 1) + max(_most_to_reflect(run, words) for words in run.words.values())
+    if needed > data.max_response_length:
         yield (
             f"data.max_response_length = {data.max_response_length} cannot hold an attempt of "
-            f"multi_attempt.max_tokens_per_attempt = {cap} tokens, each of which is a response of its own by "
-            f"multi_attempt.history = {settings.history}; make it at least {cap}, or lower the other"
+            f"multi_attempt.max_tokens_per_attempt = {settings.max_tokens_per_attempt} tokens with its reflection, if "
+            f"there is one, which are a response of their own by {kept}; raise it to at least {needed}, or lower the "
+            "others"
         )
-    prompt = max(
-        most_prompt_tokens(
-            settings.kept, run.chat, words.task, words.longest, attempts=run.most_attempts, attempt_tokens=cap
-        )
-        for words in run.words.values()
-    )
-    shown = {"last": f"an attempt of {cap} tokens", "answers": f"{run.most_attempts - 1} answers"}[settings.history]
-    remedy = "multi_attempt.max_tokens_per_attempt" + (
-        ", multi_attempt.history_answer_bytes or the attempts" if settings.history == "answers" else ""
-    )
+        return
+    prompt = max(_longest_prompt(run, words, cap) for words in run.words.values())
+    of_answers = ", multi_attempt.history_answer_bytes or the attempts" if settings.history == "answers" else ""
+    remedy = f"multi_attempt.max_tokens_per_attempt = {settings.max_tokens_per_attempt}{of_answers}"
     if prompt > data.max_prompt_length:
         yield (
             f"data.max_prompt_length = {data.max_prompt_length} cannot hold the {prompt} tokens that may stand before "
-            f"an attempt by multi_attempt.history = {settings.history}, with {shown} in them; raise it to at least "
-            f"{prompt}, or lower {remedy}"
+            f"an attempt by {kept}; raise it to at least {prompt}, or lower {remedy}"
         )
     elif prompt + cap > run.context:
         yield (
             f"{_CONTEXT} = {run.config.actor_rollout_ref.rollout.max_model_len}: a context of {run.context} tokens "
-            f"cannot hold the {prompt} tokens that may stand before an attempt by multi_attempt.history = "
-            f"{settings.history}, and an attempt of {cap}; raise it to at least {prompt + cap} if the model has so "
-            f"many positions, or lower {remedy}"
+            f"cannot hold the {prompt} tokens that may stand before an attempt by {kept}, and an attempt of {cap}; "
+            f"raise it to at least {prompt + cap} if the model has so many positions, or lower {remedy}"
         )
+
+
+def _longest_prompt(run: _Run, words: _Words, attempt_tokens: int) -> int:
+    settings, attempts = run.settings, run.most_attempts
+    turn = Turn(*words.messages(settings, attempts), attempt_tokens, settings.reflection.max_tokens)
+    return most_prompt_tokens(settings.kept, run.chat, words.task, words.longest, turn, attempts=attempts)
+
+
+def _most_to_reflect(run: _Run, words: _Words) -> int:
+    """The most tokens that may stand behind an attempt in its own sequence: a reflection, and what asks for it."""
+    behind_attempts, behind_reflections = _most_behind(run, words)
+    return behind_attempts + run.settings.reflection.max_tokens if behind_reflections else 0
 
 
 def _most_between(run: _Run, words: _Words) -> int:
     """The most tokens that may stand between two attempts at a task."""
+    behind_attempts, behind_reflections = _most_behind(run, words)
+    reflection = run.settings.reflection.max_tokens if behind_reflections else 0
+    return behind_attempts + reflection + behind_reflections
+
+
+def _most_behind(run: _Run, words: _Words) -> tuple[int, int]:
+    """The most tokens that may stand behind an attempt, and behind a reflection."""
     # With one attempt in training, rows may still allow more.
     attempts = max(run.settings.max_attempts, 2)
     opening = words.shortest_opening(attempts)
@@ -425,9 +438,7 @@ def _most_between(run: _Run, words: _Words) -> int:
         )
 
     behind_attempts, behind_reflections = words.messages(run.settings, attempts)
-    if not behind_reflections:
-        return longest(behind_attempts)
-    return longest(behind_attempts) + run.settings.reflection.max_tokens + longest(behind_reflections)
+    return longest(behind_attempts), longest(behind_reflections) if behind_reflections else 0
 
 
 def _context_errors(config: DictConfig) -> Iterator[str]:
