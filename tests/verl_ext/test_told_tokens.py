@@ -125,6 +125,28 @@ async def test_without_room_for_an_attempt_behind_it_a_reflection_ends_the_episo
     assert transcript(output)["stop"] == "truncated"
 
 
+@pytest.mark.parametrize("history", ["last", "answers"])
+async def test_a_reflection_stands_in_the_sample_of_its_attempt_and_before_the_next(play: Play, history: str) -> None:
+    play.config.data.max_prompt_length = 400
+    words, attempt = [*b"I added 1.", END], [*b"so \\boxed{5}", END]
+    samples: Any = await play(3, attempt, words, attempt, words, box("4"), reflect="self", history=history)
+    opening = [START, *b"user\n2+2=? (3)", END, NEWLINE, *ASSISTANT]
+    asked = [told(f"Wrong. ({left}) Why?") for left in (2, 1)]
+    kept = attempt if history == "last" else box("5")
+    turns = [[*kept, *each, *words, *told("Now.")] for each in asked]
+    shown = turns[1] if history == "last" else [*turns[0], *turns[1]]
+    assert [sample.prompt_ids for sample in samples] == [opening, [*opening, *turns[0]], [*opening, *shown]]
+    assert [sample.response_ids for sample in samples] == [
+        *([*attempt, *each, *words] for each in asked),
+        box("4"),
+    ]
+    for sample, each in zip(samples, asked, strict=False):
+        assert sample.response_mask == [*[1] * len(attempt), *[0] * len(each), *[1] * len(words)]
+    assert [each["span"] for each in transcript(samples[-1])["reflections"]] == [
+        (len(attempt) + len(each), len(attempt) + len(each) + len(words)) for each in asked
+    ]
+
+
 @pytest.fixture
 def judge() -> Iterator[JudgeServer]:
     with serving() as server:
