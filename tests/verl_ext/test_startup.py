@@ -644,8 +644,9 @@ def test_a_response_that_holds_no_attempt_is_an_error(run: DictConfig) -> None:
     assert_tells(only_error(run), "data.max_response_length = 47", "multi_attempt.max_tokens_per_attempt = 48")
 
 
-@pytest.mark.parametrize("estimator", ["rloo", "grpo_vectorized", "opo", "gpg", "reinforce_plus_plus_baseline"])
+@pytest.mark.parametrize("estimator", ["rloo", "grpo_vectorized", "opo", "multi_attempt_rloo"])
 def test_an_estimator_that_would_count_an_episode_several_times_is_an_error(run: DictConfig, estimator: str) -> None:
+    run.actor_rollout_ref.rollout.n = 2
     run.algorithm.adv_estimator = estimator
     check(run)
     apart(run, "last").data.max_prompt_length = 200
@@ -655,12 +656,19 @@ def test_an_estimator_that_would_count_an_episode_several_times_is_an_error(run:
         check(run)
 
 
-@pytest.mark.parametrize("field", ["algorithm.filter_groups.enable", "distillation.enabled"])
-def test_what_verl_does_by_samples_is_an_error(run: DictConfig, field: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("algorithm.filter_groups.enable", True),
+        ("distillation.enabled", True),
+        ("multi_attempt.reward.per_attempt", "each"),
+    ],
+)
+def test_what_verl_does_by_samples_is_an_error(run: DictConfig, field: str, value: Any) -> None:
     apart(run, "answers").data.max_prompt_length = 400
     check(run)
-    OmegaConf.update(run, field, True, force_add=True)
-    assert_tells(only_error(run), f"{field} = True", "multi_attempt.history = answers")
+    OmegaConf.update(run, field, value, force_add=True)
+    assert_tells(only_error(run), f"{field} = {value!r}", "multi_attempt.history = answers")
 
 
 def test_without_a_cap_an_attempt_needs_a_token(run: DictConfig) -> None:

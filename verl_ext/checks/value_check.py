@@ -168,6 +168,11 @@ def history_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str]:
             f"which an episode would count once for each of its attempts; use {', '.join(_OF_EPISODES[:-1])} or "
             f"{_OF_EPISODES[-1]}, or multi_attempt.history=full"
         )
+    if settings.reward.per_attempt != "episode":
+        yield (
+            f"multi_attempt.reward.per_attempt = {settings.reward.per_attempt!r}: {kept}, and verl gives each of them "
+            "the reward of the last; set it to episode, or multi_attempt.history=full"
+        )
     if OmegaConf.select(config, "algorithm.filter_groups.enable") and config.actor_rollout_ref.rollout.n == 1:
         yield (
             f"algorithm.filter_groups.enable = True: {kept}, and verl would throw away each question of one episode "
