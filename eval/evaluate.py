@@ -34,7 +34,6 @@ from multi_attempt.evaluation.protocols import PROTOCOLS, SAMPLED, Kind, Outcome
 from multi_attempt.evaluation.records import Place, Records, outcomes
 from multi_attempt.evaluation.shuffled import Donor, Donors, Group, ShuffledEpisode, summary
 from multi_attempt.evaluation.told import told_figures
-from multi_attempt.history import most_prompt_tokens
 from multi_attempt.history import Turn, most_prompt_tokens
 from multi_attempt.model_settings import DialogueSettings
 from multi_attempt.reflection import longest_messages
