@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1 import PPOTrainerSync, trainer_base
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from multi_attempt.episode import Attempt, StopReason, Transcript
@@ -59,14 +60,19 @@ class Queue:
 
 
 def computed(
-    config: DictConfig, monkeypatch: pytest.MonkeyPatch, estimator: str
+    config: DictConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    estimator: str,
+    remembered: dict[int, torch.Tensor] | None = None,
 ) -> tuple[list[list[float]], dict[str, Any]]:
     """The advantages that are put back, and the step's metrics."""
     queue = Queue()
     for module in (trainer_base, advantages, rollout_check):
         monkeypatch.setattr(module, "tq", queue)
     config.algorithm.adv_estimator = f"multi_attempt_{estimator}"
-    trainer, metrics = MultiAttemptTrainer(config), {}
+    trainer = MultiAttemptTrainer(config)
+    metrics: dict[str, Any] = {}
+    trainer._averages = {} if remembered is None else remembered
     tags = [{"status": "success"}] * 4 + [{"is_padding": True}]
     batch = KVBatchMeta(partition_id="train", keys=[str(number) for number in range(5)], tags=tags)
     trainer._compute_advantage(batch, metrics)
@@ -98,3 +104,35 @@ def test_settings_n_and_values_reach_an_estimator(config: DictConfig, monkeypatc
     config.critic.enable = False
     found, _ = computed(config, monkeypatch, "budget_baseline")
     assert found == [[1, 1, 0, 1, 1, 1], [-2, 0, 0, -2], [1, 1], [0], [0]]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_resumed_run_goes_on_with_what_an_estimator_remembers(
+    config: DictConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: bool
+) -> None:
+    config.trainer.default_local_dir = str(tmp_path)
+    checkpoint = (tmp_path / "named" if named else tmp_path) / "global_step_3"
+    checkpoint.mkdir(parents=True)
+    averages = {2: torch.tensor([[1 / 3, 0.1], [1, 2 / 3]], dtype=torch.float64)}
+    advantages.save_averages(averages, checkpoint)
+    trainer = MultiAttemptTrainer(config)
+    monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", lambda trainer: setattr(trainer, "global_steps", 3))
+    if named:
+        config.trainer.update(resume_mode="resume_path", resume_from_path=str(checkpoint))
+    trainer._load_checkpoint()
+    assert {budget: average.tolist() for budget, average in trainer._averages.items()} == {2: averages[2].tolist()}
+    assert advantages.load_averages(tmp_path / "none") == {}
+
+
+def test_weights_are_those_of_the_steps_before(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempt 1 was right in a half of the earlier episodes, attempt 2 in a quarter."""
+    config.critic.enable = False
+    remembered = {2: torch.tensor([[0.5, 0.25], [1.0, 1.0]], dtype=torch.float64)}
+    monkeypatch.setattr(
+        MultiAttemptTrainer, "_averages", property(lambda _: remembered, lambda *_: None), raising=False
+    )
+    found, _ = computed(config, monkeypatch, "calibrated")
+    # Own rewards are 0, 0, 1 at the first attempt and 1, -1 at the second; the first has a weight of 1 - 0.25.
+    assert found == [[-0.375, -0.375, 0, 2, 2, 2], [-0.375, 0, 0, -2], [0.75, 0.75], [0], [0]]
+    # One of three was right at the first, one of two at the second.
+    assert remembered[2].tolist() == [pytest.approx([0.55, 0.325]), pytest.approx([1.2, 1.1])]

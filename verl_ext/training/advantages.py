@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 import transfer_queue as tq
 from torch import Tensor
@@ -10,6 +13,8 @@ from transfer_queue import KVBatchMeta
 from multi_attempt.credit import CreditSettings
 from verl_ext.algorithms.batch import Step
 from verl_ext.training.rollout_check import transcripts_of
+
+_AVERAGES = "attempt_averages.json"
 
 
 def step_of(batch: KVBatchMeta, settings: CreditSettings, averages: dict[int, Tensor], *, critic: bool) -> Step:
@@ -25,6 +30,22 @@ def step_of(batch: KVBatchMeta, settings: CreditSettings, averages: dict[int, Te
     budgets = torch.zeros(len(batch.keys), dtype=torch.int64)  # N of what the batch is filled up with: nothing has it
     budgets[real] = torch.tensor([transcript.budget for transcript in transcripts_of(batch)], dtype=torch.int64)
     return Step(settings, _values(batch) if critic else None, budgets, averages)
+
+
+def save_averages(averages: dict[int, Tensor], checkpoint: Path) -> None:
+    """Keep what an estimator remembers beside the model, if it remembers anything: by N, numbers as they are."""
+    if averages:
+        kept = {str(budget): average.tolist() for budget, average in averages.items()}
+        (checkpoint / _AVERAGES).write_text(json.dumps(kept), encoding="utf-8")
+
+
+def load_averages(checkpoint: Path) -> dict[int, Tensor]:
+    """What :func:`save_averages` kept; nothing of a checkpoint that has none."""
+    file = checkpoint / _AVERAGES
+    if not file.is_file():
+        return {}
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    return {int(budget): torch.tensor(average, dtype=torch.float64) for budget, average in kept.items()}
 
 
 def _values(batch: KVBatchMeta) -> Tensor:

@@ -21,7 +21,7 @@ from multi_attempt.config import load_settings
 from multi_attempt.metrics import batch_metrics
 from verl_ext.algorithms.batch import step
 from verl_ext.names import COLOCATE_ASYNC, NAME
-from verl_ext.training.advantages import step_of
+from verl_ext.training.advantages import load_averages, save_averages, step_of
 from verl_ext.training.best_checkpoint import BestCheckpoint, model_in
 from verl_ext.training.checkpoints import checkpoints_of
 from verl_ext.training.rollout_check import CheckedReplayBuffer, transcripts_of
@@ -175,13 +175,24 @@ class _MultiAttempt(PPOTrainer):
         with self._checkpoints.saving(self.global_steps), _without_deleting(self.config):
             super()._save_checkpoint()
             self._write_settings()
+            save_averages(self._averages, self._checkpoint(self.global_steps))
         self._watchdog.expect(f"the work on step {self.global_steps}", self._task.stall_timeout)
         self._saved = self.global_steps
 
     def _write_settings(self) -> None:
         """Beside the model, for its evaluation: the settings that it was trained with."""
-        checkpoint = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        checkpoint = self._checkpoint(self.global_steps)
         model_settings.write(model_in(checkpoint / "actor") or checkpoint, self._dialogues)
+
+    def _checkpoint(self, step: int) -> Path:
+        return Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if self.global_steps:
+            trainer = self.config.trainer
+            named = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
+            self._averages = load_averages(Path(named) if named else self._checkpoint(self.global_steps))
 
     # ---- Measures ----
 
