@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def _step() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def _milliseconds(name: str, mask: torch.Tensor, rewards: torch.Tensor, values: torch.Tensor) -> float:
     function, index = get_adv_estimator_fn(name), np.arange(_BATCH) // _GROUP
-    given = {"token_level_rewards": rewards, "response_mask": mask}
+    given: dict[str, Any] = {"token_level_rewards": rewards, "response_mask": mask}
     if name == "gae":
         given |= {"values": values, "gamma": 1.0, "lam": 0.95}
     else:
