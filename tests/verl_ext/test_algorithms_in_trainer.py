@@ -35,7 +35,7 @@ class Queue:
         self.given: TensorDict | None = None
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> TensorDict:
-        rows = [self._row(int(key)) for key in keys]
+        rows = [self._row(int(key.split("_")[1])) for key in keys]
         there = [field for field in select_fields if field in rows[0]]
         return list_of_dict_to_tensordict([{field: row[field] for field in there} for row in rows])
 
@@ -74,7 +74,9 @@ def computed(
     metrics: dict[str, Any] = {}
     trainer._averages = {} if remembered is None else remembered
     tags = [{"status": "success"}] * 4 + [{"is_padding": True}]
-    batch = KVBatchMeta(partition_id="train", keys=[str(number) for number in range(5)], tags=tags)
+    batch = KVBatchMeta(
+        partition_id="train", keys=[f"{uid}_{number}_0" for number, uid in enumerate(QUESTIONS)], tags=tags
+    )
     trainer._compute_advantage(batch, metrics)
     assert queue.given is not None
     return [row.tolist() for row in queue.given["advantages"].unbind()], metrics
