@@ -195,7 +195,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     for _, digest in root["models"].items():
         digest.get(str)
     # Evaluations of earlier versions say nothing of tasks and of what stays of earlier attempts.
-    usual = {"task": DEFAULT, "tasks": {}, "feedback_role": None}
+    usual: dict[str, Any] = {"task": DEFAULT, "tasks": {}, "feedback_role": None}
     kept = {"history": History().policy, "history_answer_bytes": History().answer_bytes}
     return {**usual, **kept, **root.value, "contexts": _contexts(root)}
 

@@ -151,7 +151,8 @@ class MultiAttemptAgentLoop(AgentLoopBase):
         critic = settings.make_critic()
         return _Shared(self.config, settings, tasks, critic, chat, context_length(self.config), parameters)
 
-    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput | list[AgentLoopOutput]:
+    # verl declares one output, and takes a list as well (agent_loop_tq.py, line 150).
+    async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> Any:
         """Run the episode of one dataset row.
 
         Args:
