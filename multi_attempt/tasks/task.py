@@ -23,6 +23,8 @@ _SHOWN = 200  # characters of a response in a message
 # notes of words.
 _ANSWER, _NOTE = "8", "something "
 
+_MOST_RULED_OUT = 200  # answers in the longest feedback: with more no response would have room for them
+
 _CUT = "..."  # stands for what was left out
 
 DEFAULT_PROMPTS = "paper"
@@ -140,7 +142,7 @@ class Task(ABC, Generic[RowT]):
             self.question(row),
             left,
             answered=last.answer is not None,
-            ruled_out=self._ruled_out(attempts),
+            ruled_out=self._ruled_out(attempts) if "ruled_out" in self._parts else (),
             score=last.score,
             note=last.note[: self.note_length or None],
         )
@@ -221,9 +223,14 @@ class Task(ABC, Generic[RowT]):
         if type(self).feedback is not Task.feedback:  # and may not take every text for an answer
             return [Attempt.of(Verdict(False, "?" if answered else None))]
         note = (_NOTE * self.note_length)[: self.note_length]
-        answers = [f"{number}{_ANSWER * self.words.ruled_out_length}" for number in range(1, budget)]
-        made = [Attempt.of(Verdict(False, answer, note=note)) for answer in answers]
-        return made if answered else [*made[:-1], Attempt.of(Verdict(False, None, note=note))]
+        made = min(budget - 1, _MOST_RULED_OUT) if "ruled_out" in self._parts else 1
+        answers = [f"{number}{_ANSWER * self.words.ruled_out_length}" for number in range(made)]
+        attempts = [Attempt.of(Verdict(False, answer, note=note)) for answer in answers]
+        return attempts if answered else [*attempts[:-1], Attempt.of(Verdict(False, None, note=note))]
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return self.words.parts or self.words.prompts.parts
 
     def _ruled_out(self, attempts: Sequence[Attempt]) -> tuple[str, ...]:
         """The distinct wrong answers, as they are shown."""

@@ -42,7 +42,7 @@ class FakeQueue:
 
     def kv_batch_get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> dict[str, list[Any]]:
         assert (partition_id, select_fields) == ("train", ["extra_fields"])
-        return {"extra_fields": [self.fields[int(key)] for key in keys]}
+        return {"extra_fields": [self.fields[int(key.split("_")[1])] for key in keys]}
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def queue(monkeypatch: pytest.MonkeyPatch, transcripts: list[Transcript], *, pad
     """Puts episodes, and copies of the last as padding, into the queue; the batch that names them."""
     monkeypatch.setattr(rollout_check, "tq", FakeQueue([*transcripts, *[transcripts[-1]] * padding]))
     tags = [{"status": "success"} for _ in transcripts] + [{"is_padding": True}] * padding
-    return KVBatchMeta(partition_id="train", keys=[str(place) for place in range(len(tags))], tags=tags)
+    return KVBatchMeta(partition_id="train", keys=[f"question_{place}_0" for place in range(len(tags))], tags=tags)
 
 
 def test_the_name_of_the_plugin_chooses_the_trainer() -> None:
