@@ -19,7 +19,7 @@ from multi_attempt.evaluation.protocols import PROTOCOLS
 from multi_attempt.toy.build import build_toy
 from multi_attempt.toy.settings import ToySettings
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.vllm
 
 _DEADLINE_SECONDS = 600
 _END = 258  # the toy tokenizer's <|im_end|>
