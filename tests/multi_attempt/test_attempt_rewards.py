@@ -61,7 +61,7 @@ def test_progress_pays_for_what_an_attempt_is_worth_more_than_the_one_before(
     """As in SCoRe's second stage: alpha (r2 - r1) beside r2."""
     rule = RewardRule(1.0, 0.0, 0.0, per_attempt="each", progress=10.0)
     assert attempt_rewards(rule, transcript(*attempts)) == rewards
-    with pytest.raises(ValueError, match="multi_attempt.reward.progress = 10.0 .*per_attempt = 'episode' to each"):
+    with pytest.raises(ValueError, match=r"multi_attempt.reward.progress = 10.0 .*per_attempt = 'episode' to each"):
         RewardRule(progress=10.0)
 
 
