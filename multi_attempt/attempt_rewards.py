@@ -17,8 +17,8 @@ def attempt_rewards(rule: RewardRule, transcript: Transcript) -> list[float]:
     - ``episode``: nothing, and W(1..K) at the last: they sum to W(1..K);
     - ``difference``: W(1..k) - W(1..k-1), with W of none 0: they sum to W(1..K) as well, so that the objective is the
       same, and each attempt is told what it changed;
-    - ``each``: W of attempt k alone, with ``correct`` discounted by its place: they sum to another objective, unless
-      wrong attempts are worth 0.
+    - ``each``: W of attempt k alone, with ``correct`` discounted by its place, and ``progress`` times what it is worth
+      more than the attempt before: they sum to another objective, unless wrong attempts are worth 0.
     """
     attempts = transcript.attempts
     if transcript.stop is StopReason.ABORTED or not attempts:
@@ -28,7 +28,8 @@ def attempt_rewards(rule: RewardRule, transcript: Transcript) -> list[float]:
     if rule.per_attempt == "each":
         alone = [rule(replace(transcript, attempts=[attempt])) for attempt in attempts]
         discounts = [rule.attempt_discount**k if attempt.correct else 1.0 for k, attempt in enumerate(attempts)]
-        return [reward * discount for reward, discount in zip(alone, discounts, strict=True)]
+        worths = [reward * discount for reward, discount in zip(alone, discounts, strict=True)]
+        return [worths[0], *(after + rule.progress * (after - before) for before, after in pairwise(worths))]
     worths = [rule(replace(transcript, attempts=attempts[:made])) for made in range(1, len(attempts) + 1)]
     return [worths[0], *(after - before for before, after in pairwise(worths))]
 

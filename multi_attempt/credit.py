@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 
 @dataclass
@@ -19,6 +20,7 @@ class CreditSettings:
         attempt_weight: of an attempt's advantage beside the whole episode's (GiGPO).
         weights: where the weights of attempts are from: ``averages``, ``group`` or ``none``.
         memory: share that a running average keeps at each step.
+        kl_attempts: how many attempts of an episode, from the first, the KL penalty in the reward is for; None for all.
     """
 
     gamma: float = 1.0
@@ -29,11 +31,14 @@ class CreditSettings:
     attempt_weight: float = 1.0
     weights: str = "averages"
     memory: float = 0.9
+    kl_attempts: Optional[int] = None  # noqa: UP045 - OmegaConf reads it on Python 3.10 too
 
     def __post_init__(self) -> None:
         for name in ("gamma", "lam", "memory"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"multi_attempt.credit.{name} = {getattr(self, name)} must lie in [0, 1]")
+        if self.kl_attempts is not None and self.kl_attempts < 1:
+            raise ValueError(f"multi_attempt.credit.kl_attempts = {self.kl_attempts} must be at least 1, or null")
         if self.subset < 1:
             raise ValueError(f"multi_attempt.credit.subset = {self.subset} must be at least 1")
         if not 0 <= self.attempt_weight < float("inf"):

@@ -26,6 +26,8 @@ class RewardRule:
             earlier wrong one: lambda (1 - distinct / valid), the penalty of UFO (arXiv 2507.14295).
         format_attempts: whose format counts when no attempt is correct: the ``last`` attempt's, or ``any`` attempt's,
             which is what the paper's code does; its text does not say.
+        progress: what share of what an attempt is worth more than the one before it is paid beside, or costs if it is
+            worth less; with ``per_attempt = each``. It is SCoRe's bonus (arXiv 2409.12917): alpha (r2 - r1).
         per_attempt: what stands at the end of each attempt: see :func:`multi_attempt.attempt_rewards.attempt_rewards`.
     """
 
@@ -37,6 +39,7 @@ class RewardRule:
     score: float = 0.0
     repeat: float = 0.0
     repeat_share: float = 0.0
+    progress: float = 0.0
     per_attempt: str = "episode"
 
     def __post_init__(self) -> None:
@@ -52,6 +55,13 @@ class RewardRule:
             raise ValueError(f"multi_attempt.reward.attempt_discount = {self.attempt_discount} must lie in (0, 1]")
         if not 0 <= self.score <= 1:
             raise ValueError(f"multi_attempt.reward.score = {self.score} must lie in [0, 1]")
+        if not 0 <= self.progress < math.inf:
+            raise ValueError(f"multi_attempt.reward.progress = {self.progress} must be 0 or more, and finite")
+        if self.progress and self.per_attempt != "each":
+            raise ValueError(
+                f"multi_attempt.reward.progress = {self.progress} is of attempts that are worth something by "
+                f"themselves; set multi_attempt.reward.per_attempt = {self.per_attempt!r} to each"
+            )
         for name in ("repeat", "repeat_share"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(

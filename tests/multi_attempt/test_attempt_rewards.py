@@ -52,6 +52,19 @@ def test_a_late_success_is_discounted_wherever_it_stands() -> None:
         assert attempt_rewards(rule, transcript("w", "w", "r")) == rewards
 
 
+@pytest.mark.parametrize(
+    ("attempts", "rewards"), [("wr", [0, 11]), ("rw", [1, -10]), ("rr", [1, 1]), ("wwr", [0, 0, 11]), ("r", [1])]
+)
+def test_progress_pays_for_what_an_attempt_is_worth_more_than_the_one_before(
+    attempts: str, rewards: list[float]
+) -> None:
+    """As in SCoRe's second stage: alpha (r2 - r1) beside r2."""
+    rule = RewardRule(1.0, 0.0, 0.0, per_attempt="each", progress=10.0)
+    assert attempt_rewards(rule, transcript(*attempts)) == rewards
+    with pytest.raises(ValueError, match=r"multi_attempt.reward.progress = 10.0 .*per_attempt = 'episode' to each"):
+        RewardRule(progress=10.0)
+
+
 def test_an_aborted_episode_is_worth_nothing() -> None:
     rule = RewardRule(per_attempt="each")
     assert attempt_rewards(rule, transcript("w", "w", stop=StopReason.ABORTED)) == [0, 0]

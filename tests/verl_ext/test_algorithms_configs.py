@@ -75,6 +75,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("ppo", {"actor_rollout_ref.actor.policy_loss.feedback_coef": -1}, r"feedback_coef = -1 must be at least 0"),
     ("calibrated", {"multi_attempt.reflect": "self"}, r"reflect = 'self': .*set it to none or judge"),
     ("calibrated", {"multi_attempt.tell": "blind"}, r"tell = 'blind': .*set it to oracle"),
+    ("rloo", {"multi_attempt.credit.kl_attempts": 1}, r"kl_attempts = 1 is of the KL in the reward"),
     ("rloo", {"algorithm.rollout_correction.rollout_rs": "token_k1"}, r"rollout_rs = 'token_k1' .* set it to null"),
 ]
 

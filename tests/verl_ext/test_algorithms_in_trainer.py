@@ -50,6 +50,7 @@ class Queue:
             "rm_scores": scores,
             "rollout_log_probs": torch.zeros(length),
             "old_log_probs": torch.zeros(length),
+            "ref_log_prob": -torch.ones(length),
             "values": 0.5 * torch.ones(length),
             "extra_fields": {"multi_attempt": transcript(SPANS[number]).to_dict()},
         }
@@ -138,3 +139,31 @@ def test_weights_are_those_of_the_steps_before(config: DictConfig, monkeypatch: 
     assert found == [[-0.375, -0.375, 0, 2, 2, 2], [-0.375, 0, 0, -2], [0.75, 0.75], [0], [0]]
     # One of three was right at the first, one of two at the second.
     assert remembered[2].tolist() == [pytest.approx([0.55, 0.325]), pytest.approx([1.2, 1.1])]
+
+
+def test_the_kl_may_be_of_the_first_attempts_alone(config: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue()
+    for module in (trainer_base, advantages, rollout_check):
+        monkeypatch.setattr(module, "tq", queue)
+    monkeypatch.setattr(PPOTrainerSync, "_compute_ref_log_prob", lambda _, batch, metrics: batch)
+    keys = [f"{uid}_{number}_0" for number, uid in enumerate(QUESTIONS)]
+    batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{} for _ in keys])
+    MultiAttemptTrainer(config)._compute_ref_log_prob(batch, {})
+    assert queue.given is None
+    config.multi_attempt.credit.kl_attempts = 1
+    MultiAttemptTrainer(config)._compute_ref_log_prob(batch, {})
+    assert queue.given is not None
+    # -1 is the reference's, 0 the policy's own.
+    kept = [row.tolist() for row in queue.given["ref_log_prob"].unbind()]
+    assert kept == [[-1, -1, 0, 0, 0, 0], [-1, 0, 0, 0], [-1, -1], [0], [0]]
+
+
+def test_the_kl_in_the_reward_is_part_of_what_an_attempt_was_given(
+    config: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.critic.enable = False
+    config.algorithm.use_kl_in_reward = True
+    config.algorithm.kl_ctrl.kl_coef = 0.5
+    found, _ = computed(config, monkeypatch, "attempt_rloo")
+    # Each generated token costs 0.5: from the first attempts on came -1.5, -2 and 0, from the second -0.5 and -1.5.
+    assert found == [[-0.5, -0.5, 0, 1, 1, 1], [-1.25, 0, 0, -1], [1.75, 1.75], [0], [0]]

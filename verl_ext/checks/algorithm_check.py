@@ -34,6 +34,11 @@ def algorithm_errors(config: DictConfig, settings: TaskSettings) -> Iterator[str
     yield from _critic(config, estimator)
     yield from _episodes(config, settings, estimator)
     yield from _rewards(config, settings, estimator)
+    if settings.credit.kl_attempts is not None and not config.algorithm.use_kl_in_reward:
+        yield (
+            f"multi_attempt.credit.kl_attempts = {settings.credit.kl_attempts} is of the KL in the reward, and "
+            "algorithm.use_kl_in_reward = False; set that to True, or this to null"
+        )
     rejection = OmegaConf.select(config, "algorithm.rollout_correction.rollout_rs")
     if estimator.startswith(f"{NAME}_") and rejection:
         yield (

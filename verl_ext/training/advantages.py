@@ -7,10 +7,13 @@ from pathlib import Path
 
 import torch
 import transfer_queue as tq
+from tensordict import TensorDict
 from torch import Tensor
 from transfer_queue import KVBatchMeta
+from verl.workers.utils.padding import response_to_nested
 
 from multi_attempt.credit import CreditSettings
+from verl_ext.algorithms.attempts import Attempts
 from verl_ext.algorithms.batch import Step
 from verl_ext.training.rollout_check import transcripts_of
 
@@ -46,6 +49,27 @@ def load_averages(checkpoint: Path) -> dict[int, Tensor]:
         return {}
     kept = json.loads(file.read_text(encoding="utf-8"))
     return {int(budget): torch.tensor(average, dtype=torch.float64) for budget, average in kept.items()}
+
+
+def keep_reference_of_first(batch: KVBatchMeta, attempts: int) -> None:
+    """Let the KL to the reference be of each episode's first attempts alone: to the others the policy is its own.
+
+    verl takes the KL in the reward as the difference of ``old_log_probs`` and ``ref_log_prob`` (``apply_kl_penalty``),
+    which is then 0 from attempt to attempt.
+
+    Args:
+        batch: with both in the queue.
+        attempts: how many attempts keep the reference's.
+    """
+    fields = ["response_mask", "old_log_probs", "ref_log_prob"]
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    padded, nested_mask = data.to_padded_tensor(), data["response_mask"]
+    made = Attempts.of(padded["response_mask"])
+    first = torch.arange(made.made.shape[1]) < attempts
+    kept = made.spread(first.expand(made.made.shape).to(torch.int8)).bool()
+    reference = torch.where(kept, padded["ref_log_prob"], padded["old_log_probs"])
+    put = TensorDict({"ref_log_prob": response_to_nested(reference, nested_mask)}, batch_size=len(batch.keys))
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=put)
 
 
 def _values(batch: KVBatchMeta) -> Tensor:

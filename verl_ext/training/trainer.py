@@ -21,7 +21,7 @@ from multi_attempt.config import load_settings
 from multi_attempt.metrics import batch_metrics
 from verl_ext.algorithms.batch import step
 from verl_ext.names import COLOCATE_ASYNC, NAME
-from verl_ext.training.advantages import load_averages, save_averages, step_of
+from verl_ext.training.advantages import keep_reference_of_first, load_averages, save_averages, step_of
 from verl_ext.training.best_checkpoint import BestCheckpoint, model_in
 from verl_ext.training.checkpoints import checkpoints_of
 from verl_ext.training.rollout_check import CheckedReplayBuffer, transcripts_of
@@ -137,6 +137,12 @@ class _MultiAttempt(PPOTrainer):
         return batch
 
     # ---- Advantages ----
+
+    def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        batch = super()._compute_ref_log_prob(batch, metrics)
+        if self._task.credit.kl_attempts is not None:
+            keep_reference_of_first(batch, self._task.credit.kl_attempts)
+        return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         if not self.config.algorithm.adv_estimator.startswith(f"{NAME}_"):
