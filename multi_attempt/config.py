@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from multi_attempt.credit import CreditSettings
 from multi_attempt.history import History
-from multi_attempt.prompts import FEEDBACK_ROLES, PromptSet, load_prompt_set
+from multi_attempt.prompts import FEEDBACK_ROLES, PARTS, PromptSet, load_prompt_set
 from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings
 from multi_attempt.rewards import RewardRule
 from multi_attempt.tasks import Words
@@ -147,6 +147,11 @@ class TaskSettings:
             raise ValueError(f"multi_attempt.reflect = {self.reflect!r}: use one of {', '.join(REFLECT)}")
         if self.ruled_out_length < 1:
             raise ValueError(f"multi_attempt.ruled_out_length = {self.ruled_out_length} must be at least 1")
+        if unknown := [part for part in self.feedback or () if part not in PARTS]:
+            raise ValueError(
+                f"multi_attempt.feedback = {self.feedback}: there is no part {', '.join(map(repr, unknown))}; the parts "
+                f"are {', '.join(PARTS)}"
+            )
         if self.feedback == []:
             raise ValueError("multi_attempt.feedback = []: name a part, or null for what the prompt set says")
         if self.feedback_role not in (None, *FEEDBACK_ROLES):
