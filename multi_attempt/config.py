@@ -149,8 +149,8 @@ class TaskSettings:
             raise ValueError(f"multi_attempt.ruled_out_length = {self.ruled_out_length} must be at least 1")
         if unknown := [part for part in self.feedback or () if part not in PARTS]:
             raise ValueError(
-                f"multi_attempt.feedback = {self.feedback}: there is no part {', '.join(map(repr, unknown))}; the parts "
-                f"are {', '.join(PARTS)}"
+                f"multi_attempt.feedback = {self.feedback}: there is no part {', '.join(map(repr, unknown))}; the "
+                f"parts are {', '.join(PARTS)}"
             )
         if self.feedback == []:
             raise ValueError("multi_attempt.feedback = []: name a part, or null for what the prompt set says")
