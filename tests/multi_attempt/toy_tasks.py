@@ -14,10 +14,10 @@ TASKS = ("math", "match", "code", "judge")
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "match": {"prompts": "toy"},
-    "code": {"prompts": "toy", "seconds": 5, "memory_mb": 512},
-    "judge": {"prompts": "toy", "model": "served", "retries": 0},
+    "code": {"prompts": "toy", "seconds": 5, "memory_mb": 512, "note_length": 20},
+    "judge": {"prompts": "toy", "model": "served", "retries": 0, "note_length": 40},
 }
-"""Their settings, but for the judge's address."""
+"""Their settings, but for the judge's address; notes are short, since each of their bytes is a token of the toy's."""
 
 
 def judged(path: str, body: dict[str, Any]) -> dict[str, Any]:
