@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from multi_attempt.credit import CreditSettings
 from multi_attempt.history import History
 from multi_attempt.prompts import FEEDBACK_ROLES, PARTS, PromptSet, load_prompt_set
-from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings
+from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings, critic_of
 from multi_attempt.rewards import RewardRule
 from multi_attempt.tasks import Words
 from multi_attempt.tasks.load import BUILT_IN, DEFAULT, Tasks, read_settings, task_class
@@ -182,7 +182,7 @@ class TaskSettings:
 
     def make_critic(self) -> Critic | None:
         """The judge that says what is wrong with an attempt, if there is one."""
-        return Critic(self.reflection) if self.reflect == "judge" else None
+        return critic_of(self.reflect, self.reflection)
 
     @property
     def kept(self) -> History:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from multi_attempt.reflection import Critic
+from multi_attempt.reflection import Critic, with_critique
 from multi_attempt.tasks import Attempt, Message, Reflection, Task, Verdict
 
 __all__ = ["Attempt", "Episode", "Reflection", "StopReason", "Transcript"]
@@ -178,7 +178,7 @@ class Episode:
         words = await critic.words(self.task.question(self.row), before[-1]["content"], gold)
         made = len(self.transcript.attempts)
         self.transcript.reflections.append(Reflection(made, "judge", words, knew_gold=critic.settings.knows_gold))
-        feedback = {**feedback, "content": f"{feedback['content']}\n{words}"}
+        feedback = with_critique(feedback, words)
         self.messages = [*before, feedback]
         return feedback
 

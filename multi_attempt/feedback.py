@@ -15,6 +15,8 @@ from multi_attempt.prompts import ALWAYS, PARTS, Message, PromptSet, attempts_in
 _JUDGED = ("ruled_out", "score", "note")
 """Parts that give away whether an attempt was right."""
 
+_WORD = "something "
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -62,6 +64,11 @@ def feedback_message(prompts: PromptSet, situation: Situation, parts: Sequence[s
         separator = " " if content and text and not text.startswith("\n") else ""
         content += separator + text
     return {"role": prompts.feedback_role, "content": content.lstrip("\n")}
+
+
+def words_of_length(length: int) -> str:
+    """Plain words of so many characters, which stand for a text that may be as long, before a run."""
+    return (_WORD * length)[:length]
 
 
 def parts_problem(prompts: PromptSet, parts: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from multi_attempt.config import load_settings
 from multi_attempt.history import History
 from multi_attempt.prompts import PARTS, PromptSet
-from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings
+from multi_attempt.reflection import REFLECT, Critic, ReflectionSettings, critic_of
 from multi_attempt.tasks import Words
 from multi_attempt.tasks.load import DEFAULT, Tasks, changed_settings
 from multi_attempt.tasks.math import Policies
@@ -106,7 +106,7 @@ class DialogueSettings:
 
     def make_critic(self) -> Critic | None:
         """The judge that says what is wrong with an attempt, if there is one."""
-        return Critic(self.reflection) if self.reflect == "judge" else None
+        return critic_of(self.reflect, self.reflection)
 
     def make_tasks(self) -> Tasks:
         """The tasks, worded and set so."""

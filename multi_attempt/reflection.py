@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multi_attempt.connection import Connection, ServerError
+from multi_attempt.feedback import words_of_length
 from multi_attempt.prompts import Message, placeholders
 from multi_attempt.served_model import ServedModel, check_positive, check_prompt, fenced
 from multi_attempt.tasks import Task
@@ -31,7 +32,6 @@ $fence
 Say in two sentences what may be wrong with it, and what to look at again. Do not give the right answer."""
 
 _PLACE = "multi_attempt.reflection"
-_WORDS = "something "  # of which the longest critique is made, before a run
 _PLACEHOLDERS = ("question", "answer", "fence", "gold")
 
 
@@ -126,6 +126,21 @@ class Critic:
         await self._model.close()
 
 
+def with_critique(feedback: Message, words: str) -> Message:
+    """The feedback with the judge's words behind it."""
+    return {**feedback, "content": f"{feedback['content']}\n{words}"}
+
+
+def critic_of(reflect: str, settings: ReflectionSettings) -> Critic | None:
+    """The judge that says what is wrong with an attempt, if there is one.
+
+    Args:
+        reflect: as in the config.
+        settings: likewise.
+    """
+    return Critic(settings) if reflect == "judge" else None
+
+
 def longest_messages(
     task: Task[Any], row: Any, budget: int, reflect: str, settings: ReflectionSettings
 ) -> tuple[list[Message], list[Message]]:
@@ -140,8 +155,8 @@ def longest_messages(
     """
     feedbacks = task.feedbacks(row, budget)
     if reflect == "judge":
-        words = (_WORDS * settings.length)[: settings.length]
-        return [{**feedback, "content": f"{feedback['content']}\n{words}"} for feedback in feedbacks], []
+        words = words_of_length(settings.length)
+        return [with_critique(feedback, words) for feedback in feedbacks], []
     if reflect == "none" or not feedbacks:
         return feedbacks, []
     lefts = sorted({1, budget - 1})

@@ -12,16 +12,15 @@ from dataclasses import dataclass, field, replace
 from string import Template
 from typing import Any, ClassVar, Generic
 
-from multi_attempt.feedback import Situation, feedback_message, parts_problem
+from multi_attempt.feedback import Situation, feedback_message, parts_problem, words_of_length
 from multi_attempt.prompts import Message, PromptSet, attempts_in_words, load_prompt_set
 from multi_attempt.tasks.rows import RowT, read_row
 from multi_attempt.tasks.verdict import Attempt, Verdict
 
 _SHOWN = 200  # characters of a response in a message
 
-# What the longest feedback is made of, before a run: answers of digits, which are a token each to many tokenizers, and
-# notes of words.
-_ANSWER, _NOTE = "8", "something "
+# Of which answers in the longest feedback are made, before a run: a digit is a token to many tokenizers.
+_ANSWER = "8"
 
 _MOST_RULED_OUT = 200  # answers in the longest feedback: with more no response would have room for them
 
@@ -222,7 +221,7 @@ class Task(ABC, Generic[RowT]):
         """Attempts before the last, of which there is most to say."""
         if type(self).feedback is not Task.feedback:  # and may not take every text for an answer
             return [Attempt.of(Verdict(False, "?" if answered else None))]
-        note = (_NOTE * self.note_length)[: self.note_length]
+        note = words_of_length(self.note_length)
         made = min(budget - 1, _MOST_RULED_OUT) if "ruled_out" in self._parts else 1
         answers = [f"{number}{_ANSWER * self.words.ruled_out_length}" for number in range(made)]
         attempts = [Attempt.of(Verdict(False, answer, note=note)) for answer in answers]
